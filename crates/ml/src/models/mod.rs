@@ -1,0 +1,17 @@
+//! Models: encoders of the BERT, DistilBERT and RoBERTa families with a sequence classification head.
+
+mod config;
+mod encoder;
+mod head;
+mod init;
+mod load;
+mod save;
+mod weights;
+
+pub use config::{EncoderConfig, Family};
+pub use encoder::{BackwardPlan, Encoder};
+pub use head::{Head, head_modules};
+pub use init::{Stream, kaiming_uniform, normal};
+pub use load::{BaseModel, label_names, load_base};
+pub use save::{FullModel, copy_tokenizer, save_full, write_json};
+pub use weights::{WeightFile, read_json, write_safetensors};

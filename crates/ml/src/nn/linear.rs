@@ -1,0 +1,173 @@
+//! Linear layers: `y = x·Wᵀ + b`, and `+ s·B(Ax)` on the rows of the LoRA route.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use tunesmith_ops::elementwise::column_sums;
+use tunesmith_ops::matmul::{Epilogue, Layout, Packed, Precision, matmul, matmul_tn};
+
+use super::ctx::{Ctx, Kernels};
+use super::params::Param;
+use super::view::F32View;
+use crate::error::{MlError, Result};
+
+/// A linear layer with weight `[out, in]` as Hugging Face stores it.
+#[derive(Clone)]
+pub struct Linear {
+    /// Number of the layer in its model: LoRA adapters find their update by it.
+    pub id: usize,
+    /// `[out, in]`; empty once a frozen weight is packed.
+    pub weight: Param,
+    /// `[out]`.
+    pub bias: Option<Param>,
+    out_features: usize,
+    in_features: usize,
+    forward_pack: Option<Arc<Packed>>,
+    backward_pack: Option<Arc<Packed>>,
+}
+
+impl Linear {
+    /// A layer with number `id`.
+    ///
+    /// # Errors
+    /// If the weight has not two dimensions.
+    pub fn new(id: usize, weight: Param, bias: Option<Param>) -> Result<Self> {
+        let (out_features, in_features) = weight.value.dims2()?;
+        Ok(Self { id, weight, bias, out_features, in_features, forward_pack: None, backward_pack: None })
+    }
+
+    /// Hugging Face's name of the module: the weight's without `.weight`.
+    pub fn name(&self) -> &str {
+        self.weight.name.trim_end_matches(".weight")
+    }
+
+    /// `(out_features, in_features)`.
+    pub fn shape(&self) -> (usize, usize) {
+        (self.out_features, self.in_features)
+    }
+
+    /// Shows each parameter to `f`.
+    pub fn visit(&mut self, f: &mut dyn FnMut(&mut Param) -> Result<()>) -> Result<()> {
+        f(&mut self.weight)?;
+        self.bias.as_mut().map_or(Ok(()), f)
+    }
+
+    /// Packs the weight for our kernels: once for a frozen weight, whose plain copy is then released, and after every
+    /// optimiser step for a trained one.
+    pub fn pack(&mut self, precision: Precision, backward: bool) -> Result<()> {
+        if self.weight.slot.is_none() && self.forward_pack.is_some() {
+            return Ok(());
+        }
+        let (n, k) = (self.out_features, self.in_features);
+        {
+            let w = F32View::new(&self.weight.value)?;
+            repack(&mut self.forward_pack, || Packed::new(&w, n, k, Layout::RowMajor, precision), &w);
+            if backward {
+                repack(&mut self.backward_pack, || Packed::new(&w, k, n, Layout::Transposed, precision), &w);
+            }
+        }
+        if self.weight.slot.is_none() {
+            self.weight.value = Tensor::zeros(0, self.weight.value.dtype(), self.weight.value.device())?;
+        }
+        Ok(())
+    }
+
+    /// Bytes of the packed weights.
+    pub fn packed_bytes(&self) -> usize {
+        [&self.forward_pack, &self.backward_pack].into_iter().flatten().map(|p| p.bytes()).sum()
+    }
+
+    /// x `[tokens, in]` → y `[tokens, out]`.
+    pub fn forward(&self, x: &Tensor, ctx: &mut Ctx) -> Result<Tensor> {
+        let routed = ctx.route.iter().any(|r| r.adapter.layer(self.id).is_some());
+        if self.weight.slot.is_some() || routed {
+            ctx.push(x);
+        }
+        let tokens = x.dim(0)?;
+        match ctx.kernels {
+            Kernels::Native => {
+                let mut y = vec![0f32; tokens * self.out_features];
+                let xs = F32View::new(x)?;
+                let bias = self.bias.as_ref().map(|b| F32View::new(&b.value)).transpose()?;
+                matmul(&xs, tokens, self.packed(&self.forward_pack)?, &mut y, Epilogue { bias: bias.as_deref(), ..Epilogue::default() });
+                for range in ctx.route {
+                    if let Some(layer) = range.adapter.layer(self.id) {
+                        layer.forward_native(&xs, &mut y, range.rows.clone(), ctx)?;
+                    }
+                }
+                Ok(Tensor::from_vec(y, (tokens, self.out_features), x.device())?)
+            }
+            Kernels::Composed => {
+                let mut y = x.matmul(&self.weight.value.t()?)?;
+                if let Some(bias) = &self.bias {
+                    y = y.broadcast_add(&bias.value)?;
+                }
+                for range in ctx.route {
+                    if let Some(layer) = range.adapter.layer(self.id) {
+                        y = layer.forward_composed(x, &y, range.rows.clone(), ctx)?;
+                    }
+                }
+                Ok(y)
+            }
+        }
+    }
+
+    /// dy `[tokens, out]` → dx `[tokens, in]`, or nothing where `need_dx` is false.
+    pub fn backward(&self, dy: &Tensor, ctx: &mut Ctx, need_dx: bool) -> Result<Option<Tensor>> {
+        let tokens = dy.dim(0)?;
+        let mut dx = match (ctx.kernels, need_dx) {
+            (_, false) => None,
+            (Kernels::Native, true) => {
+                let mut dx = vec![0f32; tokens * self.in_features];
+                matmul(&F32View::new(dy)?, tokens, self.packed(&self.backward_pack)?, &mut dx, Epilogue::default());
+                Some(Tensor::from_vec(dx, (tokens, self.in_features), dy.device())?)
+            }
+            (Kernels::Composed, true) => Some(dy.matmul(&self.weight.value)?),
+        };
+        // The updates saved their tensors after x, so they come off the tape before it.
+        let routed: Vec<_> = ctx.route.iter().filter_map(|r| Some((r.rows.clone(), r.adapter.layer(self.id)?))).collect();
+        let mut updates = Vec::with_capacity(routed.len());
+        for _ in &routed {
+            updates.push(ctx.pop()?);
+        }
+        let x = if self.weight.slot.is_some() || !routed.is_empty() { Some(ctx.pop()?) } else { None };
+        if let Some(x) = &x {
+            for ((rows, layer), u) in routed.iter().rev().zip(updates) {
+                dx = layer.backward(dy, x, &u, dx, rows.clone(), ctx)?;
+            }
+            if let Some(slot) = self.weight.slot {
+                match ctx.kernels {
+                    Kernels::Native => {
+                        let (dys, xs) = (F32View::new(dy)?, F32View::new(x)?);
+                        ctx.add_grad(slot, |g| {
+                            matmul_tn(&dys, &xs, tokens, self.out_features, self.in_features, g, 1.0, true, ctx.precision)
+                        })?;
+                    }
+                    Kernels::Composed => ctx.add_grad_tensor(slot, &dy.t()?.matmul(x)?)?,
+                }
+            }
+        }
+        if let Some(slot) = self.bias.as_ref().and_then(|b| b.slot) {
+            match ctx.kernels {
+                Kernels::Native => {
+                    let dys = F32View::new(dy)?;
+                    ctx.add_grad(slot, |g| column_sums(&dys, self.out_features, g))?;
+                }
+                Kernels::Composed => ctx.add_grad_tensor(slot, &dy.sum(0)?)?,
+            }
+        }
+        Ok(dx)
+    }
+
+    fn packed<'a>(&self, pack: &'a Option<Arc<Packed>>) -> Result<&'a Packed> {
+        pack.as_deref().ok_or_else(|| MlError::Format(format!("{} is used before it is packed", self.weight.name)))
+    }
+}
+
+/// Packs anew, into the same memory where nothing else holds it.
+fn repack(pack: &mut Option<Arc<Packed>>, new: impl FnOnce() -> Packed, w: &[f32]) {
+    match pack.as_mut().and_then(Arc::get_mut) {
+        Some(packed) => packed.repack(w),
+        None => *pack = Some(Arc::new(new())),
+    }
+}

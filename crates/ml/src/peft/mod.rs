@@ -1,0 +1,11 @@
+//! Parameter-efficient fine-tuning: which layers are trained, new adapters, and PEFT's folder format.
+
+mod folder;
+mod load;
+mod start;
+mod targets;
+
+pub use folder::{AdapterFolder, save_adapter};
+pub use load::{LoadedAdapter, load_adapter};
+pub use start::new_adapter;
+pub use targets::{head_modules_to_save, target_layers};

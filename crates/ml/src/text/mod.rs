@@ -1,0 +1,5 @@
+//! From text to token ids.
+
+mod tokenize;
+
+pub use tokenize::{Encoded, TextTokenizer, TokenPiece};

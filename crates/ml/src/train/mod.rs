@@ -1,0 +1,19 @@
+//! Training: one readable loop, its schedule, order, losses, checkpoints and the hooks of its caller.
+
+mod classifier;
+mod loss;
+mod observer;
+mod order;
+mod prepare;
+mod run;
+mod schedule;
+mod state;
+
+pub use classifier::Classifier;
+pub use loss::{LossSettings, class_weights, loss};
+pub use observer::{CheckpointReady, Control, Level, Observer, Progress};
+pub use order::{EpochOrder, Step};
+pub use prepare::{Plan, Prepared, TrainJob, base_limit};
+pub use run::{Finished, Outcome};
+pub use schedule::Schedule;
+pub use state::TrainState;

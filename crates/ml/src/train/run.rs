@@ -1,0 +1,445 @@
+//! The training loop, from the first step or from a checkpoint to the finished model.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use serde_json::{Map, Value, json};
+use tunesmith_data::{Example, Target};
+use tunesmith_ops::optim::AdamW;
+
+use super::classifier::Classifier;
+use super::loss::LossSettings;
+use super::observer::{CheckpointReady, Control, Level, Observer, Progress};
+use super::order::{EpochOrder, Step};
+use super::prepare::Prepared;
+use super::schedule::Schedule;
+use super::state::{TrainState, load_tensors};
+use crate::error::{MlError, Result};
+use crate::eval::{EvalReport, report};
+use crate::infer::{Answer, DEFAULT_THRESHOLD};
+use crate::nn::{Batch, Mode};
+use crate::spec::{TrainingSpec, Tuning};
+use crate::text::Encoded;
+
+/// How a run ended.
+pub enum Outcome {
+    /// The model is written.
+    Finished(Box<Finished>),
+    /// A checkpoint is written; the job can go on from it.
+    Paused,
+    /// The observer asked to stop.
+    Stopped,
+}
+
+/// A finished run.
+pub struct Finished {
+    /// The model's folder, in the work folder.
+    pub model: PathBuf,
+    /// The step whose weights were saved.
+    pub model_step: u64,
+    /// Trained elements.
+    pub trainable_parameters: usize,
+    /// All elements.
+    pub total_parameters: usize,
+    /// Full names of modules with low-rank updates.
+    pub target_modules: Vec<String>,
+    /// The loop's last state.
+    pub state: TrainState,
+    /// Evaluation rows, for the saved model's evaluation.
+    pub eval: Vec<Example>,
+    /// The same rows as tokens.
+    pub eval_tokens: Vec<Encoded>,
+    /// The loss of that evaluation.
+    pub loss: LossSettings,
+}
+
+/// Tokens in an evaluation batch.
+const EVAL_TOKENS: usize = 4096;
+
+/// An evaluation's figures that say "smaller is better".
+fn smaller_is_better(metric: &str) -> bool {
+    ["loss", "mse", "rmse", "mae"].iter().any(|m| metric.trim_start_matches("eval_") == *m)
+}
+
+impl Prepared {
+    /// Trains until the job is finished, paused or stopped. `resume` is a checkpoint's folder.
+    ///
+    /// # Errors
+    /// If the loss is not finite, a file cannot be written, or the observer fails.
+    pub fn run(self, resume: Option<&std::path::Path>, observer: &mut dyn Observer) -> Result<Outcome> {
+        let mut outcome = Run::start(&self, resume, observer)?.run(observer)?;
+        if let Outcome::Finished(finished) = &mut outcome {
+            (finished.eval, finished.eval_tokens) = (self.job.eval, self.eval);
+        }
+        Ok(outcome)
+    }
+}
+
+struct Run<'a> {
+    p: &'a Prepared,
+    classifier: Classifier,
+    schedule: Schedule,
+    state: TrainState,
+    order: EpochOrder,
+    /// The order's epoch and its first step's number.
+    epoch: (u64, u64),
+    lengths: Vec<usize>,
+    started: Instant,
+    window_started: (Instant, u64, u64),
+    saved_at: Option<u64>,
+}
+
+impl<'a> Run<'a> {
+    fn start(p: &'a Prepared, resume: Option<&std::path::Path>, observer: &mut dyn Observer) -> Result<Self> {
+        let spec = &p.job.spec;
+        let classifier = p.classifier()?;
+        let lengths: Vec<usize> = p.train.iter().map(|e| e.ids.len()).collect();
+        let (kernel_set, version) = (tunesmith_ops::cpu::kernel_set(), env!("CARGO_PKG_VERSION").to_owned());
+        let mut state =
+            TrainState { data_sha256: p.job.data_sha256.clone(), kernel_set, version, threads: p.job.threads, ..TrainState::default() };
+        let mut saved_at = None;
+        if let Some(folder) = resume {
+            let earlier = TrainState::read(folder)?;
+            if earlier.data_sha256 != state.data_sha256 {
+                return Err(MlError::setting("training_file", "the data changed since the checkpoint was written; file a new job"));
+            }
+            if (&earlier.kernel_set, &earlier.version) != (&state.kernel_set, &state.version) {
+                let message = format!(
+                    "resumed with other kernels ({}, version {}) than before ({}, version {}): losses may differ in the last bits",
+                    state.kernel_set, state.version, earlier.kernel_set, earlier.version
+                );
+                observer.event(Level::Warn, message, json!({"kernel_set": state.kernel_set, "before": earlier.kernel_set}));
+            }
+            load_tensors(folder, &classifier.params, true)?;
+            saved_at = Some(earlier.step);
+            state = TrainState { kernel_set: state.kernel_set, version: state.version, threads: state.threads, ..earlier };
+        }
+        let now = Instant::now();
+        let mut run = Self {
+            schedule: Schedule::new(&spec.training, p.plan.total_steps),
+            order: EpochOrder::new(spec.seed, 0, &lengths, &spec.training),
+            window_started: (now, state.trained_rows, state.trained_tokens),
+            epoch: (0, 0),
+            started: now,
+            p,
+            classifier,
+            state,
+            lengths,
+            saved_at,
+        };
+        run.classifier.pack()?;
+        run.observe_model(observer);
+        Ok(run)
+    }
+
+    fn observe_model(&self, observer: &mut dyn Observer) {
+        let (trained, total) = (self.classifier.trainable_parameters(), self.classifier.total_parameters());
+        let message = format!("Training {trained} of {total} parameters for {} steps in {}.", self.p.plan.total_steps, self.p.plan.dtype);
+        observer.event(Level::Info, message, json!({
+            "trainable_parameters": trained, "total_parameters": total, "total_steps": self.p.plan.total_steps,
+            "dtype": self.p.plan.dtype, "target_modules": self.classifier.target_modules(), "modules_to_save": self.classifier.modules_to_save(),
+        }));
+    }
+
+    fn spec(&self) -> &TrainingSpec {
+        &self.p.job.spec.training
+    }
+
+    fn run(mut self, observer: &mut dyn Observer) -> Result<Outcome> {
+        let total = self.p.plan.total_steps;
+        loop {
+            match self.finish_step(observer)? {
+                Control::Continue => {}
+                other => return self.leave(other, observer),
+            }
+            if self.state.step >= total || self.state.stopped_early {
+                break;
+            }
+            match self.step(observer)? {
+                Control::Continue => {}
+                other => return self.leave(other, observer),
+            }
+        }
+        self.finish(observer)
+    }
+
+    /// Evaluation and checkpoint that are due at the current step.
+    fn finish_step(&mut self, observer: &mut dyn Observer) -> Result<Control> {
+        if self.state.evaluation_due {
+            let Some(evaluation) = self.evaluate(observer)? else { return Ok(observer.control()) };
+            self.judge(&evaluation, observer);
+            self.state.evaluation_due = false;
+        }
+        if self.state.checkpoint_due {
+            self.state.checkpoint_due = false;
+            self.checkpoint(observer)?;
+        }
+        Ok(Control::Continue)
+    }
+
+    fn leave(mut self, control: Control, observer: &mut dyn Observer) -> Result<Outcome> {
+        if control == Control::Stop {
+            return Ok(Outcome::Stopped);
+        }
+        if self.saved_at != Some(self.state.step) || self.state.evaluation_due {
+            self.checkpoint(observer)?;
+        }
+        Ok(Outcome::Paused)
+    }
+
+    /// The step after the finished ones, and its epoch.
+    fn next_step(&mut self) -> (u64, Step) {
+        while self.state.step >= self.epoch.1 + self.order.steps.len() as u64 {
+            self.epoch = (self.epoch.0 + 1, self.epoch.1 + self.order.steps.len() as u64);
+            self.order = EpochOrder::new(self.p.job.spec.seed, self.epoch.0, &self.lengths, &self.p.job.spec.training);
+        }
+        let step = self.order.steps[(self.state.step - self.epoch.1) as usize].clone();
+        (self.epoch.0, step)
+    }
+
+    fn batch(&self, rows: &[usize], encoded: &[Encoded], first_number: u64) -> Batch {
+        let mut batch = Batch::new();
+        for (i, row) in rows.iter().enumerate() {
+            let e = &encoded[*row];
+            batch.push(&e.ids, &e.type_ids, first_number + i as u64, self.classifier.position_offset());
+        }
+        batch
+    }
+
+    fn step(&mut self, observer: &mut dyn Observer) -> Result<Control> {
+        let (epoch, step) = self.next_step();
+        let number = self.state.step + 1;
+        let targets = |rows: &[usize]| rows.iter().map(|r| &self.p.job.train[*r].target).collect::<Vec<&Target>>();
+        let all: Vec<usize> = step.rows().collect();
+        let denominator = self.p.loss.denominator(targets(&all).into_iter(), self.classifier.outputs());
+        self.classifier.zero_grads()?;
+        let (mut loss, mut first) = (0.0, step.first as u64);
+        for rows in &step.micro_batches {
+            match observer.control() {
+                Control::Continue => {}
+                other => return Ok(other),
+            }
+            let batch = self.batch(rows, &self.p.train, first);
+            let mode = Mode::Train { seed: self.p.job.spec.seed, step: epoch };
+            let value = self.classifier.train_batch(&batch, &targets(rows), &self.p.loss, denominator, mode)?;
+            if !value.is_finite() {
+                return Err(self.not_finite("loss", number, rows));
+            }
+            loss += value;
+            first += rows.len() as u64;
+        }
+        let norm = self.classifier.grad_norm()?;
+        if !norm.is_finite() {
+            return Err(self.not_finite("gradient", number, &all));
+        }
+        let learning_rate = self.schedule.learning_rate(self.state.step);
+        let s = self.spec();
+        let clip = if s.max_grad_norm > 0.0 { (s.max_grad_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
+        let adamw = AdamW {
+            lr: learning_rate as f32,
+            beta1: s.adam_beta1 as f32,
+            beta2: s.adam_beta2 as f32,
+            eps: s.adam_epsilon as f32,
+            weight_decay: s.weight_decay as f32,
+            step: number,
+        };
+        self.classifier.update(&adamw, clip as f32)?;
+        self.count(&all, loss);
+        self.after_step(learning_rate, norm, observer);
+        Ok(Control::Continue)
+    }
+
+    fn not_finite(&self, what: &'static str, step: u64, rows: &[usize]) -> MlError {
+        let lines: Vec<String> = rows.iter().take(32).map(|r| self.p.job.train[*r].line.to_string()).collect();
+        let more = if rows.len() > 32 { format!(" and {} more", rows.len() - 32) } else { String::new() };
+        MlError::NotFinite { what, step, rows: lines.join(", ") + &more }
+    }
+
+    fn count(&mut self, rows: &[usize], loss: f64) {
+        let state = &mut self.state;
+        state.step += 1;
+        state.window_loss += loss;
+        state.window_steps += 1;
+        state.last_loss = loss;
+        state.trained_rows += rows.len() as u64;
+        state.trained_tokens += rows.iter().map(|r| self.lengths[*r] as u64).sum::<u64>();
+    }
+
+    /// Passes over the data so far.
+    fn epochs(&self) -> f64 {
+        self.epoch.0 as f64 + (self.state.step - self.epoch.1) as f64 / self.order.steps.len() as f64
+    }
+
+    fn after_step(&mut self, learning_rate: f64, norm: f64, observer: &mut dyn Observer) {
+        let (step, total) = (self.state.step, self.p.plan.total_steps);
+        let done_here = (self.state.trained_rows - self.window_started.1) as f64;
+        let elapsed = self.window_started.0.elapsed().as_secs_f64().max(1e-9);
+        let rate = done_here / elapsed;
+        let rows_per_step = self.state.trained_rows as f64 / step as f64;
+        let eta_seconds = (total - step) as f64 * rows_per_step / rate.max(1e-9);
+        observer.progress(Progress {
+            step,
+            total_steps: total,
+            epoch: self.epochs(),
+            eta_seconds,
+            trained_tokens: self.state.trained_tokens,
+        });
+        let last = step == total;
+        let epoch_ends = step == self.epoch.1 + self.order.steps.len() as u64;
+        if step.is_multiple_of(self.spec().logging_steps.max(1)) || last {
+            let tokens = (self.state.trained_tokens - self.window_started.2) as f64;
+            let entry = json!({
+                "step": step, "epoch": self.epochs(), "loss": self.state.window_loss / self.state.window_steps as f64,
+                "learning_rate": learning_rate, "grad_norm": norm, "samples_per_second": rate, "tokens_per_second": tokens / elapsed,
+                "eta_seconds": eta_seconds,
+            });
+            if let Value::Object(entry) = entry {
+                observer.log(entry);
+            }
+            (self.state.window_loss, self.state.window_steps) = (0.0, 0);
+            self.window_started = (Instant::now(), self.state.trained_rows, self.state.trained_tokens);
+        }
+        let due = |every: Option<u64>| every.map_or(epoch_ends, |n| step.is_multiple_of(n.max(1)));
+        self.state.evaluation_due = !self.p.eval.is_empty() && (due(self.spec().eval_steps) || last);
+        self.state.checkpoint_due = due(self.spec().save_steps) || last;
+    }
+
+    /// Evaluates the current weights; nothing if the observer wants something else meanwhile.
+    fn evaluate(&mut self, observer: &mut dyn Observer) -> Result<Option<EvalReport>> {
+        let started = Instant::now();
+        let Some(logits) = logits(&self.p.eval, observer, |rows| self.classifier.logits(&self.batch(rows, &self.p.eval, 0)))? else {
+            return Ok(None);
+        };
+        let rows: &[Example] = &self.p.job.eval;
+        let report = report(rows, &logits, &self.p.job.spec.data.labels, &self.p.loss, DEFAULT_THRESHOLD, started.elapsed());
+        let mut entry = Map::from_iter([("step".to_owned(), json!(self.state.step)), ("epoch".to_owned(), json!(self.epochs()))]);
+        entry.extend(report.metrics.clone());
+        observer.log(entry);
+        self.window_started = (Instant::now(), self.state.trained_rows, self.state.trained_tokens);
+        Ok(Some(report))
+    }
+
+    /// Compares with the best so far, and ends the run where patience is over.
+    fn judge(&mut self, evaluation: &EvalReport, observer: &mut dyn Observer) {
+        self.state.last_evaluation = Some(evaluation.metrics.clone());
+        let spec = &self.p.job.spec.training;
+        if spec.metric_for_best_model.is_none() && !spec.load_best_model_at_end && spec.early_stopping_patience.is_none() {
+            return;
+        }
+        let name = spec.metric_for_best_model.as_deref().unwrap_or("loss");
+        let key = if name.starts_with("eval_") { name.to_owned() } else { format!("eval_{name}") };
+        let Some(value) = evaluation.metrics.get(&key).and_then(Value::as_f64) else { return };
+        let greater = spec.greater_is_better.unwrap_or(!smaller_is_better(name));
+        let better = self.state.best_metric.is_none_or(|best| if greater { value > best } else { value < best });
+        if better {
+            self.state.best_metric = Some(value);
+            self.state.best_step = Some(self.state.step);
+            self.state.evaluations_without_gain = 0;
+            self.state.checkpoint_due |= spec.load_best_model_at_end;
+            return;
+        }
+        self.state.evaluations_without_gain += 1;
+        if spec.early_stopping_patience.is_some_and(|p| self.state.evaluations_without_gain >= p) {
+            self.state.stopped_early = true;
+            self.state.checkpoint_due = true;
+            let message = format!(
+                "Stopped early at step {}: {key} has not improved in {} evaluations.",
+                self.state.step, self.state.evaluations_without_gain
+            );
+            observer.event(
+                Level::Info,
+                message,
+                json!({"step": self.state.step, "best_metric": self.state.best_metric, "best_step": self.state.best_step}),
+            );
+        }
+    }
+
+    fn checkpoint(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        let step = self.state.step;
+        self.state.train_seconds += self.started.elapsed().as_secs_f64();
+        self.started = Instant::now();
+        let folder = self.p.job.work_dir.join(format!("checkpoint-{step}"));
+        let model = folder.join("model");
+        if folder.exists() {
+            fs::remove_dir_all(&folder).map_err(|e| MlError::io(&folder, e))?;
+        }
+        fs::create_dir_all(&model).map_err(|e| MlError::io(&model, e))?;
+        self.save_model(&model)?;
+        self.state.save(&folder, &self.classifier.params)?;
+        let mut metrics = Map::from_iter([("step".to_owned(), json!(step)), ("train_loss".to_owned(), json!(self.state.last_loss))]);
+        if let Some(evaluation) = &self.state.last_evaluation {
+            metrics.insert("valid_loss".to_owned(), evaluation["eval_loss"].clone());
+            metrics.extend(evaluation.clone());
+        }
+        observer.checkpoint(CheckpointReady { step, folder: &folder, metrics, is_best: self.state.best_step == Some(step) })?;
+        self.saved_at = Some(step);
+        Ok(())
+    }
+
+    fn save_model(&self, folder: &std::path::Path) -> Result<()> {
+        self.classifier.save(folder, &self.p.job.spec, &self.p.job.base_name, self.p.max_length)?;
+        Answer { problem_type: self.p.job.spec.data.problem_type, threshold: DEFAULT_THRESHOLD }.write(folder)
+    }
+
+    /// Chooses the weights, writes the model.
+    fn finish(mut self, observer: &mut dyn Observer) -> Result<Outcome> {
+        let mut model_step = self.state.step;
+        if self.spec().load_best_model_at_end
+            && let Some(best) = self.state.best_step
+            && best != model_step
+        {
+            let folder = observer.state_folder(best)?;
+            load_tensors(&folder, &self.classifier.params, false)?;
+            self.classifier.pack()?;
+            model_step = best;
+            observer.event(
+                Level::Info,
+                format!("Loaded the best weights, of step {best}."),
+                json!({"step": best, "best_metric": self.state.best_metric}),
+            );
+        }
+        let model = self.p.job.work_dir.join("model");
+        if model.exists() {
+            fs::remove_dir_all(&model).map_err(|e| MlError::io(&model, e))?;
+        }
+        fs::create_dir_all(&model).map_err(|e| MlError::io(&model, e))?;
+        self.save_model(&model)?;
+        self.state.train_seconds += self.started.elapsed().as_secs_f64();
+        let lora = matches!(self.p.job.spec.tuning, Tuning::Lora(_));
+        Ok(Outcome::Finished(Box::new(Finished {
+            model,
+            model_step,
+            trainable_parameters: self.classifier.trainable_parameters(),
+            total_parameters: self.classifier.total_parameters(),
+            target_modules: if lora { self.classifier.target_modules().to_vec() } else { Vec::new() },
+            state: self.state,
+            eval: Vec::new(),
+            eval_tokens: Vec::new(),
+            loss: self.p.loss.clone(),
+        })))
+    }
+}
+
+/// Logits of all rows in order, in batches by tokens; nothing if the observer wants something else meanwhile.
+fn logits(rows: &[Encoded], observer: &mut dyn Observer, mut run: impl FnMut(&[usize]) -> Result<Vec<f32>>) -> Result<Option<Vec<f32>>> {
+    let mut all = Vec::new();
+    let mut batch: Vec<usize> = Vec::new();
+    let mut tokens = 0;
+    for (i, row) in rows.iter().enumerate() {
+        if !batch.is_empty() && tokens + row.ids.len() > EVAL_TOKENS {
+            if observer.control() != Control::Continue {
+                return Ok(None);
+            }
+            all.extend(run(&batch)?);
+            batch.clear();
+            tokens = 0;
+        }
+        batch.push(i);
+        tokens += row.ids.len();
+    }
+    if !batch.is_empty() {
+        all.extend(run(&batch)?);
+    }
+    Ok(Some(all))
+}

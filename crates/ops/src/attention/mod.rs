@@ -1,0 +1,177 @@
+//! Attention over packed sequences of any length, forwards and backwards, with memory linear in the length.
+//!
+//! Sequences stand one after another in `[tokens, heads · head_dim]`; `cu_seqlens` says where each begins. Keys are walked in
+//! blocks at fixed borders of the sequence with an online softmax, so a row's result depends on its own sequence only.
+
+mod backward;
+mod forward;
+mod head;
+
+use crate::dropout::DropoutKey;
+use crate::matmul::Shared;
+use head::Head;
+use rayon::prelude::*;
+
+/// Which tokens see which, and how scores are scaled.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionSpec<'a> {
+    /// Where each sequence begins, and at the end the number of tokens: `[sequences + 1]`.
+    pub cu_seqlens: &'a [u32],
+    /// Number of heads.
+    pub heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Factor of the scores, usually `1 / sqrt(head_dim)`.
+    pub scale: f32,
+    /// A token sees only itself and what came before.
+    pub causal: bool,
+    /// Dropout on the probabilities.
+    pub dropout: Option<AttentionDropout<'a>>,
+}
+
+/// Dropout on attention probabilities.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionDropout<'a> {
+    /// The generator's key.
+    pub key: DropoutKey,
+    /// One id per token: the mask's row is (query's id, head), its column the key's index within the sequence.
+    pub row_ids: &'a [u64],
+}
+
+impl AttentionSpec<'_> {
+    /// Checks the spec and the lengths of the slices that go with it.
+    fn check(&self, what: &str, rows: &[(&str, usize)], lse: usize) {
+        let cu = self.cu_seqlens;
+        assert!(
+            !cu.is_empty() && cu[0] == 0,
+            "{what}: cu_seqlens must begin with 0"
+        );
+        assert!(
+            cu.windows(2).all(|w| w[0] <= w[1]),
+            "{what}: cu_seqlens must not fall"
+        );
+        assert!(
+            self.heads > 0 && self.head_dim > 0,
+            "{what}: heads and head_dim must not be 0"
+        );
+        let (tokens, width) = (self.tokens(), self.heads * self.head_dim);
+        for (name, len) in rows {
+            assert_eq!(
+                *len,
+                tokens * width,
+                "{what}: {name} has {len} elements, [{tokens}, {width}] needs {}",
+                tokens * width
+            );
+        }
+        assert_eq!(
+            lse,
+            self.heads * tokens,
+            "{what}: lse has {lse} elements, [{}, {tokens}] needs {}",
+            self.heads,
+            self.heads * tokens
+        );
+        if let Some(dropout) = &self.dropout {
+            assert_eq!(
+                dropout.row_ids.len(),
+                tokens,
+                "{what}: dropout needs one row id per token"
+            );
+        }
+    }
+
+    fn tokens(&self) -> usize {
+        self.cu_seqlens.last().map_or(0, |&t| t as usize)
+    }
+
+    /// Calls `work` for every head of every sequence that is not empty, on the thread pool.
+    fn for_each_head(&self, work: impl Fn(Head) + Sync + Send) {
+        let sequences = self.cu_seqlens.len() - 1;
+        (0..sequences * self.heads)
+            .into_par_iter()
+            .for_each(|task| {
+                let (sequence, head) = (task / self.heads, task % self.heads);
+                let (start, end) = (
+                    self.cu_seqlens[sequence] as usize,
+                    self.cu_seqlens[sequence + 1] as usize,
+                );
+                if start < end {
+                    work(Head {
+                        spec: self,
+                        head,
+                        start,
+                        len: end - start,
+                    });
+                }
+            });
+    }
+}
+
+/// `out = softmax(scale · q · kᵀ) · v` per sequence and head. q, k, v, out `[tokens, heads · head_dim]`; lse `[heads, tokens]` is
+/// the logarithm of each row's softmax denominator, kept for the backward pass.
+pub fn attention(
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    spec: &AttentionSpec,
+    out: &mut [f32],
+    lse: &mut [f32],
+) {
+    spec.check(
+        "attention",
+        &[
+            ("q", q.len()),
+            ("k", k.len()),
+            ("v", v.len()),
+            ("out", out.len()),
+        ],
+        lse.len(),
+    );
+    let (out, lse) = (Shared::new(out), Shared::new(lse));
+    spec.for_each_head(|head| forward::run(&head, &forward::Tensors { q, k, v, out, lse }));
+}
+
+/// The gradients of [`attention`], from what it read and wrote. dq, dk, dv are written. Probabilities are recomputed.
+#[allow(clippy::too_many_arguments)]
+pub fn attention_backward(
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    out: &[f32],
+    lse: &[f32],
+    dout: &[f32],
+    spec: &AttentionSpec,
+    dq: &mut [f32],
+    dk: &mut [f32],
+    dv: &mut [f32],
+) {
+    let read = [
+        ("q", q.len()),
+        ("k", k.len()),
+        ("v", v.len()),
+        ("out", out.len()),
+        ("dout", dout.len()),
+    ];
+    spec.check("attention_backward", &read, lse.len());
+    spec.check(
+        "attention_backward",
+        &[("dq", dq.len()), ("dk", dk.len()), ("dv", dv.len())],
+        lse.len(),
+    );
+    let (dq, dk, dv) = (Shared::new(dq), Shared::new(dk), Shared::new(dv));
+    spec.for_each_head(|head| {
+        backward::run(
+            &head,
+            &backward::Tensors {
+                q,
+                k,
+                v,
+                out,
+                lse,
+                dout,
+                dq,
+                dk,
+                dv,
+            },
+        )
+    });
+}

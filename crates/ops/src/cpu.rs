@@ -1,0 +1,229 @@
+//! What this processor can do, found once. Every kernel asks here which instructions it may use.
+//!
+//! The environment variable `TUNESMITH_ISA` (`scalar`, `avx2`, `avx512`) lowers the answer, for tests and for comparing
+//! results with an older machine; it never raises it. It is read here and nowhere else.
+
+use crate::simd::{Simd, dispatch};
+use std::sync::OnceLock;
+
+/// An instruction set that kernels are written for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isa {
+    /// Portable Rust, four lanes at a time.
+    Scalar,
+    /// x86-64 with AVX2 and FMA, eight lanes.
+    Avx2,
+    /// x86-64 with AVX-512 F, BW, DQ and VL, sixteen lanes.
+    Avx512,
+    /// aarch64 with NEON, four lanes.
+    Neon,
+}
+
+impl Isa {
+    /// The name used by `TUNESMITH_ISA`, by checkpoints and by `doctor`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+            Isa::Neon => "neon",
+        }
+    }
+}
+
+/// What was found at the first call.
+struct Detected {
+    isa: Isa,
+    bf16: bool,
+}
+
+fn detected() -> &'static Detected {
+    static DETECTED: OnceLock<Detected> = OnceLock::new();
+    DETECTED.get_or_init(|| {
+        let wish = std::env::var("TUNESMITH_ISA").ok();
+        lower(best_isa(), hardware_bf16(), wish.as_deref())
+    })
+}
+
+/// Applies the wish of `TUNESMITH_ISA`: it may lower what the processor has, never raise it. An unknown word changes nothing.
+fn lower(best: Isa, bf16: bool, wish: Option<&str>) -> Detected {
+    let isa = match (wish, best) {
+        (Some("scalar"), _) => Isa::Scalar,
+        (Some("avx2"), Isa::Avx512) => Isa::Avx2,
+        _ => best,
+    };
+    Detected {
+        isa,
+        bf16: bf16 && isa == Isa::Avx512,
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn best_isa() -> Isa {
+    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+    let avx512 = is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl");
+    match (avx512, avx2) {
+        (true, true) => Isa::Avx512,
+        (_, true) => Isa::Avx2,
+        _ => Isa::Scalar,
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+fn best_isa() -> Isa {
+    // NEON is part of every aarch64 target that Rust's standard library supports.
+    Isa::Neon
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn best_isa() -> Isa {
+    Isa::Scalar
+}
+
+#[cfg(target_arch = "x86_64")]
+fn hardware_bf16() -> bool {
+    is_x86_feature_detected!("avx512bf16")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn hardware_bf16() -> bool {
+    false
+}
+
+/// The instruction set that all kernels of this process use.
+pub fn isa() -> Isa {
+    detected().isa
+}
+
+/// Whether bf16 products run on a bf16 unit (AVX-512 BF16). Without one they are still correct, but slower than f32.
+pub fn has_bf16() -> bool {
+    detected().bf16
+}
+
+/// Whether bf16 products are faster than f32 products here, for `dtype: auto`.
+///
+/// Having the unit is not enough: on Intel's processors of 2023 its instruction runs at half the rate that would pay (measured:
+/// 88 GF/s a core against 160 in f32), on AMD's since Zen 4 at twice the rate of f32. Decided by vendor, not by a measurement,
+/// so that a job that is resumed on the same machine decides the same.
+pub fn bf16_is_faster() -> bool {
+    has_bf16() && vendor_is_amd()
+}
+
+#[cfg(target_arch = "x86_64")]
+fn vendor_is_amd() -> bool {
+    let leaf = std::arch::x86_64::__cpuid(0);
+    [leaf.ebx, leaf.edx, leaf.ecx]
+        .map(u32::to_le_bytes)
+        .concat()
+        == b"AuthenticAMD"
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn vendor_is_amd() -> bool {
+    false
+}
+
+/// The name of the kernels in use, for example `avx512+bf16`. Checkpoints store it: two machines with the same name give
+/// the same bits.
+pub fn kernel_set() -> String {
+    let suffix = if has_bf16() { "+bf16" } else { "" };
+    format!("{}{suffix}", isa().name())
+}
+
+/// The processor's features that matter to the kernels, whether or not `TUNESMITH_ISA` lets them be used.
+pub fn features() -> Vec<&'static str> {
+    let mut found = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        macro_rules! note {
+            ($($name:tt),*) => { $( if is_x86_feature_detected!($name) { found.push($name); } )* };
+        }
+        note!(
+            "avx2",
+            "fma",
+            "f16c",
+            "avx512f",
+            "avx512bw",
+            "avx512dq",
+            "avx512vl",
+            "avx512vnni",
+            "avx512bf16"
+        );
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        found.push("neon");
+    }
+    found
+}
+
+/// Accumulators of [`fma_burst`]: more than latency times units of any processor that we know.
+const BURST: usize = 12;
+
+dispatch! {
+    /// Runs `rounds` rounds of multiply-adds that stay in registers: the peak that products are measured against.
+    pub fn fma_burst(rounds: usize) -> f32 = fma_burst_with;
+}
+
+dispatch! {
+    /// The floating point operations of [`fma_burst`].
+    pub fn fma_burst_flops(rounds: usize) -> f64 = fma_burst_flops_with;
+}
+
+#[inline(always)]
+fn fma_burst_with<S: Simd>(s: S, rounds: usize) -> f32 {
+    // Values that the compiler cannot know, different per accumulator, so that no chain is folded into another.
+    let (factor, add) = (
+        s.splat(std::hint::black_box(0.999)),
+        s.splat(std::hint::black_box(0.001)),
+    );
+    let mut acc = [s.splat(0.0); BURST];
+    for (i, a) in acc.iter_mut().enumerate() {
+        *a = s.splat(std::hint::black_box(i as f32));
+    }
+    for _ in 0..rounds {
+        for a in &mut acc {
+            *a = s.fma(*a, factor, add);
+        }
+    }
+    acc.iter().map(|a| s.sum(*a)).sum()
+}
+
+#[inline(always)]
+fn fma_burst_flops_with<S: Simd>(_: S, rounds: usize) -> f64 {
+    (2 * BURST * S::LANES * rounds) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_lowers_the_instruction_set_and_never_raises_it() {
+        assert_eq!(lower(Isa::Avx512, true, Some("avx2")).isa, Isa::Avx2);
+        assert_eq!(lower(Isa::Avx512, true, Some("scalar")).isa, Isa::Scalar);
+        assert_eq!(lower(Isa::Avx2, false, Some("avx512")).isa, Isa::Avx2);
+        assert_eq!(lower(Isa::Scalar, false, Some("avx2")).isa, Isa::Scalar);
+        assert_eq!(lower(Isa::Neon, false, Some("avx2")).isa, Isa::Neon);
+        assert_eq!(lower(Isa::Avx512, true, None).isa, Isa::Avx512);
+    }
+
+    #[test]
+    fn a_lowered_instruction_set_has_no_bf16_unit() {
+        assert!(lower(Isa::Avx512, true, None).bf16);
+        assert!(!lower(Isa::Avx512, true, Some("avx2")).bf16);
+    }
+
+    #[test]
+    fn bf16_is_never_faster_without_its_unit() {
+        assert!(has_bf16() || !bf16_is_faster());
+    }
+
+    #[test]
+    fn the_kernel_set_names_the_instruction_set() {
+        assert!(kernel_set().starts_with(isa().name()));
+    }
+}

@@ -1,0 +1,21 @@
+//! CPU kernels over slices for training and serving: products, attention, norms, activations, dropout, optimiser.
+//!
+//! `tunesmith-ml` calls these; nothing here knows of tensors, files or HTTP. The one thing to know: a row's result never
+//! depends on how many rows stand beside it, where it stands, or how many threads run, bit for bit. This is also the only
+//! crate of the workspace with `unsafe`.
+#![deny(unsafe_op_in_unsafe_fn)]
+#![warn(clippy::undocumented_unsafe_blocks)]
+
+pub mod activation;
+pub mod attention;
+pub mod cpu;
+pub mod dropout;
+pub mod elementwise;
+pub mod embedding;
+pub mod half;
+pub mod matmul;
+pub mod mmap;
+pub mod norm;
+pub mod optim;
+mod simd;
+pub mod threads;

@@ -1,0 +1,169 @@
+//! Products of activations with packed weights, and of gradients with activations. Every linear layer calls it.
+//!
+//! The rule: for one weight format and one processor a row's result has the same bits whatever stands beside it. So there
+//! is one packed layout, vectors run along the outputs, and every micro-kernel adds over K in the same sequence.
+
+mod buffer;
+mod pack;
+mod product;
+mod slab;
+mod tile;
+mod tn;
+
+pub use pack::Packed;
+
+pub(crate) use buffer::{Shared, with_scratch};
+pub(crate) use pack::{PANEL_VECTORS, Source, pack_panel, packed_len, panel, panel_count};
+pub(crate) use tile::{Finish, Kernels, Start, Tile, tile};
+
+use crate::cpu::{self, Isa};
+
+/// Evaluates an expression with `$s` bound to the token of the best kernels.
+macro_rules! with_kernels {
+    ($s:ident => $body:expr) => {
+        match cpu::isa() {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 if cpu::has_bf16() => {
+                // SAFETY: `isa` and `has_bf16` found these features on this processor.
+                let $s = unsafe { crate::simd::Avx512::<true>::assume() };
+                $body
+            }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => {
+                // SAFETY: `isa` found these features on this processor.
+                let $s = unsafe { crate::simd::Avx512::<false>::assume() };
+                $body
+            }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => {
+                // SAFETY: `isa` found these features on this processor.
+                let $s = unsafe { crate::simd::Avx2::assume() };
+                $body
+            }
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => {
+                // SAFETY: NEON is part of every aarch64 target with a standard library.
+                let $s = unsafe { crate::simd::Neon::assume() };
+                $body
+            }
+            _ => {
+                let $s = crate::simd::Portable;
+                $body
+            }
+        }
+    };
+}
+
+/// The arithmetic of a product. Sums are always f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// f32 operands.
+    F32,
+    /// Operands rounded to bf16, to nearest even.
+    Bf16,
+}
+
+/// How a weight matrix lies in memory before packing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// `[n, k]`, Hugging Face's out × in: `y = x · Wᵀ`.
+    RowMajor,
+    /// `[k, n]`: `y = x · W`.
+    Transposed,
+}
+
+/// What happens to a product before it is stored: `y = scale · (x · W) (+ bias) (+ y)`, in this order.
+#[derive(Debug, Clone, Copy)]
+pub struct Epilogue<'a> {
+    /// Added to every row, `[n]`.
+    pub bias: Option<&'a [f32]>,
+    /// Factor of the product.
+    pub scale: f32,
+    /// Adds what y held.
+    pub accumulate: bool,
+}
+
+impl Default for Epilogue<'_> {
+    fn default() -> Self {
+        Epilogue {
+            bias: None,
+            scale: 1.0,
+            accumulate: false,
+        }
+    }
+}
+
+/// `y = scale · (x · W) (+ bias) (+ y)`. x `[rows, k]`, y `[rows, n]`.
+pub fn matmul(x: &[f32], rows: usize, w: &Packed, y: &mut [f32], ep: Epilogue) {
+    let (n, k) = (w.n(), w.k());
+    assert_eq!(
+        x.len(),
+        rows * k,
+        "matmul: x has {} elements, [{rows}, {k}] needs {}",
+        x.len(),
+        rows * k
+    );
+    assert_eq!(
+        y.len(),
+        rows * n,
+        "matmul: y has {} elements, [{rows}, {n}] needs {}",
+        y.len(),
+        rows * n
+    );
+    if let Some(bias) = ep.bias {
+        assert_eq!(bias.len(), n, "matmul: bias");
+    }
+    with_kernels!(s => match w.precision() {
+        Precision::F32 => product::multiply::<_, false>(s, x, rows, w, y, ep),
+        Precision::Bf16 => product::multiply::<_, true>(s, x, rows, w, y, ep),
+    });
+}
+
+/// `c = scale · aᵀ · b (+ c)`. a `[t, n]`, b `[t, k]`, c `[n, k]`: the gradient of a weight from dy and x.
+#[allow(clippy::too_many_arguments)]
+pub fn matmul_tn(
+    a: &[f32],
+    b: &[f32],
+    t: usize,
+    n: usize,
+    k: usize,
+    c: &mut [f32],
+    scale: f32,
+    accumulate: bool,
+    precision: Precision,
+) {
+    assert_eq!(
+        a.len(),
+        t * n,
+        "matmul_tn: a has {} elements, [{t}, {n}] needs {}",
+        a.len(),
+        t * n
+    );
+    assert_eq!(
+        b.len(),
+        t * k,
+        "matmul_tn: b has {} elements, [{t}, {k}] needs {}",
+        b.len(),
+        t * k
+    );
+    assert_eq!(
+        c.len(),
+        n * k,
+        "matmul_tn: c has {} elements, [{n}, {k}] needs {}",
+        c.len(),
+        n * k
+    );
+    let job = tn::Transposed {
+        a,
+        b,
+        t,
+        n,
+        k,
+        scale,
+        accumulate,
+    };
+    with_kernels!(s => match precision {
+        Precision::F32 => tn::multiply::<_, false>(s, &job, c),
+        Precision::Bf16 => tn::multiply::<_, true>(s, &job, c),
+    });
+}

@@ -1,0 +1,200 @@
+//! The driver of `y = x · W`: which thread computes which rows and panels, and the walk along K within them.
+//!
+//! A block of rows is packed once into the thread's scratch and stays in the second-level cache; a panel's slice of K stays
+//! in the first. Sums cross from one slice to the next through memory, which does not change them. How the work is split
+//! depends on the machine, an output element's arithmetic does not.
+
+use super::buffer::{Shared, with_scratch};
+use super::pack::{PANEL_VECTORS, Packed, Panel, Source, pack_panel, panel, panel_count};
+use super::tile::{Finish, Kernels, Start, Tile, tile};
+use super::{Epilogue, Precision};
+use rayon::prelude::*;
+
+/// Steps of K that a tile walks at a time: a panel's slice (AVX-512: 256 × 32 × 4 bytes) fits the first-level cache.
+const K_SLICE: usize = 256;
+/// Tiles of rows in a block.
+const BLOCK_TILES: usize = 8;
+/// Up to this many rows are read where they lie instead of packed.
+const DIRECT_ROWS: usize = 4;
+/// Multiply-adds below which a product is not worth a second thread.
+const SMALL: usize = 1 << 17;
+
+/// What all tasks of one product share.
+struct Product<'a> {
+    x: &'a [f32],
+    w: &'a Packed,
+    y: Shared,
+    ep: Epilogue<'a>,
+    steps: usize,
+}
+
+/// Splits a product into tasks and runs them. Lengths were checked by the caller.
+pub(super) fn multiply<S: Kernels, const BF16: bool>(
+    s: S,
+    x: &[f32],
+    rows: usize,
+    w: &Packed,
+    y: &mut [f32],
+    ep: Epilogue,
+) {
+    let panels = panel_count(w.n(), S::LANES);
+    if rows == 0 || panels == 0 {
+        return;
+    }
+    let steps = w.precision().steps(w.k());
+    let product = Product {
+        x,
+        w,
+        y: Shared::new(y),
+        ep,
+        steps,
+    };
+    let work = rows * w.n() * steps.max(1);
+    let threads = if work < SMALL {
+        1
+    } else {
+        rayon::current_num_threads()
+    };
+    let blocks = rows.div_ceil(S::MR * BLOCK_TILES);
+    let block_rows = rows.div_ceil(blocks).next_multiple_of(S::MR);
+    let blocks = rows.div_ceil(block_rows);
+    // Enough tasks to share evenly; a block of rows is packed again for each chunk of its panels, so not more than that.
+    let chunks = (4 * threads)
+        .div_ceil(blocks)
+        .min(panels)
+        .min(work / SMALL + 1);
+    let chunks = if threads == 1 { 1 } else { chunks };
+    let run = |task: usize| {
+        let (block, chunk) = (task / chunks, task % chunks);
+        let rows = block * block_rows..rows.min((block + 1) * block_rows);
+        let panels = panels * chunk / chunks..panels * (chunk + 1) / chunks;
+        product.run_block::<S, BF16>(s, rows, panels);
+    };
+    if threads == 1 || blocks * chunks == 1 {
+        (0..blocks * chunks).for_each(run);
+    } else {
+        (0..blocks * chunks).into_par_iter().for_each(run);
+    }
+}
+
+/// The left side of a block of rows: where its tiles begin and how one walks in them.
+struct Left {
+    start: *const f32,
+    tile: usize,
+    row: usize,
+    step: usize,
+}
+
+impl Product<'_> {
+    fn run_block<S: Kernels, const BF16: bool>(
+        &self,
+        s: S,
+        rows: std::ops::Range<usize>,
+        panels: std::ops::Range<usize>,
+    ) {
+        let (k, steps) = (self.w.k(), self.steps);
+        let tiles = rows.len().div_ceil(S::MR);
+        let direct = !BF16 && rows.len() <= DIRECT_ROWS.min(S::MR);
+        let step = S::MR.next_multiple_of(S::LANES);
+        let packed = if direct { 0 } else { tiles * steps * step };
+        let spill = tiles * S::MR * PANEL_VECTORS * S::LANES;
+        with_scratch(packed + spill, |scratch| {
+            let (packed, spill) = scratch.split_at_mut(packed);
+            let x = &self.x[rows.start * k..rows.end * k];
+            let left = if direct {
+                Left {
+                    start: x.as_ptr(),
+                    tile: 0,
+                    row: k,
+                    step: 1,
+                }
+            } else {
+                let precision = if BF16 {
+                    Precision::Bf16
+                } else {
+                    Precision::F32
+                };
+                for (i, out) in packed.chunks_exact_mut((steps * step).max(1)).enumerate() {
+                    let here = (rows.len() - i * S::MR).min(S::MR);
+                    let source = Source {
+                        data: &x[i * S::MR * k..],
+                        stride: k,
+                        across: true,
+                    };
+                    pack_panel(source, here, k, step, precision, out);
+                }
+                Left {
+                    start: packed.as_ptr(),
+                    tile: steps * step,
+                    row: 1,
+                    step,
+                }
+            };
+            for index in panels {
+                let panel = panel(index, self.w.n(), steps, S::LANES);
+                self.run_panel::<S, BF16>(s, &rows, panel, &left, spill);
+            }
+        });
+    }
+
+    fn run_panel<S: Kernels, const BF16: bool>(
+        &self,
+        s: S,
+        rows: &std::ops::Range<usize>,
+        panel: Panel,
+        left: &Left,
+        spill: &mut [f32],
+    ) {
+        let (n, steps) = (self.w.n(), self.steps);
+        let width = panel.vectors * S::LANES;
+        let slices = steps.div_ceil(K_SLICE).max(1);
+        let slice = steps.div_ceil(slices);
+        let right = &self.w.data()[panel.offset..][..steps * width];
+        let bias = self
+            .ep
+            .bias
+            .map_or(std::ptr::null(), |b| b[panel.first..].as_ptr());
+        for i in 0..slices {
+            let first = i * slice;
+            let k = slice.min(steps - first);
+            for (t, spill) in (0..rows.len().div_ceil(S::MR))
+                .zip(spill.chunks_exact_mut(S::MR * PANEL_VECTORS * S::LANES))
+            {
+                let here = (rows.len() - t * S::MR).min(S::MR);
+                let spill = spill.as_mut_ptr();
+                let job = Tile {
+                    k,
+                    a: left.start.wrapping_add(t * left.tile + first * left.step),
+                    a_row: left.row,
+                    a_step: left.step,
+                    b: right.as_ptr().wrapping_add(first * width),
+                    b_step: width,
+                    c: self
+                        .y
+                        .ptr()
+                        .wrapping_add((rows.start + t * S::MR) * n + panel.first),
+                    c_row: n,
+                    cols: panel.cols,
+                    start: if i == 0 {
+                        Start::Zero
+                    } else {
+                        Start::Spilled(spill)
+                    },
+                    finish: if i + 1 == slices {
+                        Finish::Store {
+                            scale: self.ep.scale,
+                            bias,
+                            accumulate: self.ep.accumulate,
+                        }
+                    } else {
+                        Finish::Spill(spill)
+                    },
+                };
+                // SAFETY: `a` is the packed (or direct) left side of these rows with `steps` steps, of which first .. first + k are walked;
+                // `right` holds `width` columns for each of them; the spill area has MR · 2 vectors; y has these rows, with panel.cols
+                // columns from panel.first, and no other task has both the same rows and the same panel; bias has n elements.
+                unsafe { tile::<S, BF16>(s, here, panel.vectors, &job) };
+            }
+        }
+    }
+}

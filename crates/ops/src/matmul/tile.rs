@@ -1,0 +1,316 @@
+//! The micro-kernel: a few rows times a few vectors of outputs, held in registers while it walks along K.
+//!
+//! The drivers of products and of attention call it through [`Kernels`]. Every shape of tile runs the same multiply-adds
+//! per output element in the same sequence, which is what makes a row's bits independent of its neighbours.
+
+// Rows and vectors are counted, since they index several arrays and pointers at once and every loop must unroll.
+#![allow(clippy::needless_range_loop)]
+
+use crate::simd::Simd;
+
+/// Where a tile's operands are and what becomes of its sums.
+#[derive(Clone, Copy)]
+pub(crate) struct Tile {
+    /// Steps along K (for bf16: pairs).
+    pub k: usize,
+    /// Element (row 0, step 0) of the left side.
+    pub a: *const f32,
+    /// Elements from one row to the next.
+    pub a_row: usize,
+    /// Elements from one step to the next.
+    pub a_step: usize,
+    /// Element (step 0, column 0) of the right side; columns are adjacent.
+    pub b: *const f32,
+    /// Elements from one step to the next.
+    pub b_step: usize,
+    /// Element (row 0, column 0) of the result.
+    pub c: *mut f32,
+    /// Elements from one row to the next.
+    pub c_row: usize,
+    /// Columns to store; the others are padding of b.
+    pub cols: usize,
+    /// What the sums begin with.
+    pub start: Start,
+    /// What is done with them.
+    pub finish: Finish,
+}
+
+/// What a tile's sums begin with.
+#[derive(Clone, Copy)]
+pub(crate) enum Start {
+    /// Zero: the first block of K.
+    Zero,
+    /// What the block of K before left: full vectors, row after row.
+    Spilled(*const f32),
+}
+
+/// What is done with a tile's sums.
+#[derive(Clone, Copy)]
+pub(crate) enum Finish {
+    /// Kept for the next block of K: full vectors, row after row.
+    Spill(*mut f32),
+    /// `c = sums · scale (+ bias) (+ c)`; bias is null or points at column 0.
+    Store {
+        scale: f32,
+        bias: *const f32,
+        accumulate: bool,
+    },
+}
+
+/// The tiles of one instruction set.
+pub(crate) trait Kernels: Simd {
+    /// Most rows of a tile.
+    const MR: usize;
+
+    /// Runs the f32 (or, with `BF16`, the bf16 pair) tile of `M` rows and `N` vectors.
+    ///
+    /// # Safety
+    /// See [`run_tile`].
+    unsafe fn tile<const M: usize, const N: usize, const BF16: bool>(self, tile: &Tile);
+}
+
+/// The generic micro-kernel.
+///
+/// # Safety
+/// With L lanes: a must be readable at every (row < M, step < k), b for N·L columns of every step, a spill area for M·N·L
+/// elements; c must be writable (and readable if it accumulates) for M rows of `cols` columns, bias readable for `cols`. Nothing
+/// else may write these during the call.
+#[inline(always)]
+pub(super) unsafe fn run_tile<S: Simd, const M: usize, const N: usize, const BF16: bool>(
+    s: S,
+    t: &Tile,
+) {
+    let lanes = S::LANES;
+    let mut acc = [[s.splat(0.0); N]; M];
+    if let Start::Spilled(from) = t.start {
+        for r in 0..M {
+            for v in 0..N {
+                // SAFETY: the spill area holds M·N·L elements.
+                acc[r][v] = unsafe { s.load_ptr(from.add((r * N + v) * lanes)) };
+            }
+        }
+    }
+    let (mut a, mut b) = (t.a, t.b);
+    for _ in 0..t.k {
+        let mut right = [s.splat(0.0); N];
+        for v in 0..N {
+            // SAFETY: b has N·L columns at every step below k.
+            right[v] = unsafe { s.load_ptr(b.add(v * lanes)) };
+        }
+        for r in 0..M {
+            // SAFETY: a has row r at every step below k.
+            let left = unsafe { *a.add(r * t.a_row) };
+            if BF16 {
+                let left = s.isplat(left.to_bits());
+                for v in 0..N {
+                    acc[r][v] = s.dot_bf16(acc[r][v], left, s.bits(right[v]));
+                }
+            } else {
+                let left = s.splat(left);
+                for v in 0..N {
+                    acc[r][v] = s.fma(left, right[v], acc[r][v]);
+                }
+            }
+        }
+        a = a.wrapping_add(t.a_step);
+        b = b.wrapping_add(t.b_step);
+    }
+    match t.finish {
+        Finish::Spill(to) => {
+            for r in 0..M {
+                for v in 0..N {
+                    // SAFETY: the spill area holds M·N·L elements.
+                    unsafe { s.store_ptr(acc[r][v], to.add((r * N + v) * lanes)) };
+                }
+            }
+        }
+        Finish::Store {
+            scale,
+            bias,
+            accumulate,
+        } => {
+            let factor = s.splat(scale);
+            for row in &mut acc {
+                for value in row {
+                    *value = s.mul(*value, factor);
+                }
+            }
+            if t.cols == N * lanes {
+                // SAFETY: passed on to the caller; every column is stored.
+                unsafe { store_full(s, t, &mut acc, bias, accumulate) };
+            } else {
+                // The sums leave the registers here as a whole: an array of them that a loop walks with a bound known only at run
+                // time would be kept in memory from its first use on.
+                let mut sums = [0.0f32; MAX_TILE];
+                for r in 0..M {
+                    for v in 0..N {
+                        s.store(acc[r][v], &mut sums[(r * N + v) * lanes..]);
+                    }
+                }
+                // SAFETY: passed on to the caller.
+                unsafe { store_part(s, t, M, N, &sums, bias, accumulate) };
+            }
+        }
+    }
+}
+
+/// Elements of the largest tile: 12 rows of 2 vectors of 16 lanes.
+const MAX_TILE: usize = 12 * 2 * 16;
+
+/// Adds bias and c and stores, all columns.
+///
+/// # Safety
+/// As [`run_tile`], with `cols` = N·L.
+#[inline(always)]
+unsafe fn store_full<S: Simd, const M: usize, const N: usize>(
+    s: S,
+    t: &Tile,
+    acc: &mut [[S::F; N]; M],
+    bias: *const f32,
+    accumulate: bool,
+) {
+    let lanes = S::LANES;
+    if !bias.is_null() {
+        for v in 0..N {
+            // SAFETY: bias has N·L elements.
+            let bias = unsafe { s.load_ptr(bias.add(v * lanes)) };
+            for row in acc.iter_mut() {
+                row[v] = s.add(row[v], bias);
+            }
+        }
+    }
+    if accumulate {
+        for r in 0..M {
+            for v in 0..N {
+                // SAFETY: every row of c has N·L elements.
+                acc[r][v] = s.add(acc[r][v], unsafe {
+                    s.load_ptr(t.c.add(r * t.c_row + v * lanes))
+                });
+            }
+        }
+    }
+    for r in 0..M {
+        for v in 0..N {
+            // SAFETY: every row of c has N·L elements, and no one else has them now.
+            unsafe { s.store_ptr(acc[r][v], t.c.add(r * t.c_row + v * lanes)) };
+        }
+    }
+}
+
+/// Adds bias and c and stores, where the tile has columns of padding.
+///
+/// # Safety
+/// As [`run_tile`]; `sums` holds the scaled sums, row after row.
+#[inline(always)]
+unsafe fn store_part<S: Simd>(
+    s: S,
+    t: &Tile,
+    rows: usize,
+    vectors: usize,
+    sums: &[f32],
+    bias: *const f32,
+    accumulate: bool,
+) {
+    let lanes = S::LANES;
+    for from in (0..t.cols).step_by(lanes) {
+        let width = (t.cols - from).min(lanes);
+        for r in 0..rows {
+            let mut value = s.load(&sums[r * vectors * lanes + from..]);
+            // SAFETY: bias and every row of c have `cols` elements, of which from .. from + width are a part, and no one else has
+            // these of c now.
+            let c = unsafe {
+                if !bias.is_null() {
+                    value = s.add(
+                        value,
+                        s.load_some(std::slice::from_raw_parts(bias.add(from), width)),
+                    );
+                }
+                std::slice::from_raw_parts_mut(t.c.add(r * t.c_row + from), width)
+            };
+            if accumulate {
+                value = s.add(value, s.load_some(c));
+            }
+            s.store_some(value, c);
+        }
+    }
+}
+
+/// Implements [`Kernels`] for an instruction set: one function per tile shape, compiled with its features.
+macro_rules! kernels {
+    ($(#[$cfg:meta])* $token:ty, $rows:expr, $features:literal) => {
+        $(#[$cfg])*
+        impl Kernels for $token {
+            const MR: usize = $rows;
+
+            #[inline(always)]
+            unsafe fn tile<const M: usize, const N: usize, const BF16: bool>(self, tile: &Tile) {
+                #[target_feature(enable = $features)]
+                unsafe fn run<const M: usize, const N: usize, const BF16: bool>(s: $token, tile: &Tile) {
+                    // SAFETY: passed on to the caller.
+                    unsafe { run_tile::<$token, M, N, BF16>(s, tile) }
+                }
+                // SAFETY: the token proves the features; the rest is passed on to the caller.
+                unsafe { run::<M, N, BF16>(self, tile) }
+            }
+        }
+    };
+}
+
+kernels!(
+    #[cfg(target_arch = "x86_64")]
+    crate::simd::Avx512<true>, 12, "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma"
+);
+kernels!(
+    #[cfg(target_arch = "x86_64")]
+    crate::simd::Avx512<false>, 12, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"
+);
+kernels!(
+    #[cfg(target_arch = "x86_64")]
+    crate::simd::Avx2,
+    6,
+    "avx2,fma"
+);
+kernels!(
+    #[cfg(target_arch = "aarch64")]
+    crate::simd::Neon,
+    8,
+    "neon"
+);
+
+impl Kernels for crate::simd::Portable {
+    const MR: usize = 4;
+
+    #[inline(always)]
+    unsafe fn tile<const M: usize, const N: usize, const BF16: bool>(self, tile: &Tile) {
+        // SAFETY: passed on to the caller.
+        unsafe { run_tile::<Self, M, N, BF16>(self, tile) }
+    }
+}
+
+/// Runs a tile of any number of rows up to `MR` and one or two vectors.
+///
+/// # Safety
+/// See [`run_tile`]; rows must be in 1 ..= MR and vectors in 1 ..= 2.
+#[inline(always)]
+pub(crate) unsafe fn tile<S: Kernels, const BF16: bool>(
+    s: S,
+    rows: usize,
+    vectors: usize,
+    t: &Tile,
+) {
+    macro_rules! pick {
+        ($($m:literal)*) => {
+            match (rows, vectors) {
+                // The test is known at compile time: shapes above an instruction set's MR are never compiled.
+                $(
+                    // SAFETY: passed on to the caller.
+                    ($m, 1) if const { $m <= S::MR } => unsafe { s.tile::<$m, 1, BF16>(t) },
+                    // SAFETY: passed on to the caller.
+                    ($m, 2) if const { $m <= S::MR } => unsafe { s.tile::<$m, 2, BF16>(t) },
+                )*
+                _ => unreachable!("a tile of {rows} rows and {vectors} vectors"),
+            }
+        };
+    }
+    pick!(1 2 3 4 5 6 7 8 9 10 11 12)
+}

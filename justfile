@@ -1,0 +1,60 @@
+# What one does daily. `just` lists it; every recipe is a plain command that also works without just.
+
+python := env("PYTHON", "python3")
+
+[private]
+default:
+    @just --list --unsorted
+
+# the release binary: target/release/tunesmith
+build:
+    cargo build --release
+
+# all tests; arguments filter them by name
+test *filter:
+    cargo test --workspace {{ filter }}
+
+# format and lints as CI wants them; scripts and Dockerfiles too where their linters are installed
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+    if command -v shellcheck >/dev/null; then shellcheck .ci/* benches/*.sh; else echo "no shellcheck: scripts not checked"; fi
+    if command -v hadolint >/dev/null; then hadolint docker/Dockerfile docker/Dockerfile.cuda; else echo "no hadolint: Dockerfiles not checked"; fi
+
+# exactly what CI runs
+ci:
+    ./.ci/run
+
+# real weights, real text: pull, train over HTTP, ask (under 5 minutes after the build)
+demo:
+    cargo run --release -- demo
+
+# AG News, three seeds, beside PyTorch with the same settings (an hour on 2 cores); flags: benches/quality.py --help
+quality *flags: build
+    PYTHON={{ python }} benches/quality.sh {{ flags }}
+
+# training speed and peak memory, ours and PyTorch's in one run; flags go to both
+bench *flags: build
+    PYTHON={{ python }} benches/train.sh {{ flags }}
+
+# writes tests/fixtures anew; PYTHON needs tests/fixtures/requirements.txt
+fixtures:
+    {{ python }} tests/fixtures/make.py
+
+# type-checks the cuda feature without a GPU (about 6 minutes, fetches nvcc as Python packages)
+check-cuda:
+    ./.ci/check-cuda
+
+# type-checks for 64-bit ARM Linux; C parts need aarch64-linux-gnu-gcc
+check-aarch64:
+    ./.ci/check-aarch64
+
+# licences, bans and sources of all dependencies; needs cargo-deny
+deny:
+    cargo deny check licenses bans sources
+
+# where a training step spends its time, needs Linux's perf; flags go to `tunesmith bench train-encoder`
+profile *flags:
+    CARGO_PROFILE_RELEASE_DEBUG=line-tables-only CARGO_PROFILE_RELEASE_STRIP=none cargo build --release --target-dir target/profile
+    perf record --call-graph dwarf,16384 -F 199 -o target/profile/perf.data -- target/profile/release/tunesmith bench train-encoder --seconds 10 {{ flags }}
+    perf report -i target/profile/perf.data --no-children --percent-limit 1 --stdio | head -80

@@ -1,0 +1,288 @@
+//! `POST /v1/classify`: labels and scores for texts or pairs of texts.
+
+use std::fmt;
+
+use axum::Json;
+use axum::extract::State;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use tunesmith_ml::spec::ProblemType;
+use tunesmith_store::StoreError;
+use utoipa::openapi::schema::{Schema, Type};
+use utoipa::openapi::{ArrayBuilder, ObjectBuilder, OneOfBuilder, RefOr};
+use utoipa::{PartialSchema, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::answer::{Reading, Scale, Scored, Text, ranked, score};
+use super::error::{ApiError, ErrorBody, shorten};
+use super::extract::ApiJson;
+use super::state::AppState;
+
+/// The route.
+pub fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::default().routes(routes!(classify))
+}
+
+/// Texts to classify.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct ClassifyRequest {
+    /// The model: one of `GET /v1/models`, or a base with a classifier of its own.
+    model: Option<String>,
+    /// An adapter on that model; alone it is enough.
+    adapter_id: Option<String>,
+    /// One text, a list of texts, or pairs.
+    #[schema(schema_with = input_schema)]
+    input: Input,
+    /// Most labels for each text, best first [default: all].
+    #[schema(minimum = 1)]
+    top_k: Option<usize>,
+    /// Cut what is longer than the model reads [default: true]; with false it is an error.
+    truncate: Option<bool>,
+    /// Probability from which a label of a multi-label model counts [default: the model's own].
+    #[schema(minimum = 0, maximum = 1)]
+    threshold: Option<f64>,
+    /// Accepted and without effect.
+    #[serde(rename = "user")]
+    _user: Option<String>,
+}
+
+/// The answer for all texts.
+#[derive(Debug, Serialize, ToSchema)]
+struct ClassifyAnswer {
+    /// Always `list`.
+    object: &'static str,
+    /// The model that answered.
+    model: String,
+    /// One item for each text, in order.
+    data: Vec<Classified>,
+    /// What was read.
+    usage: Usage,
+}
+
+/// The answer for one text.
+#[derive(Debug, Serialize, ToSchema)]
+struct Classified {
+    /// The text's place in the request.
+    index: usize,
+    /// The best label.
+    label: String,
+    /// Its score: a probability, or the value of a regression.
+    score: f64,
+    /// All labels or the `top_k` best, best first.
+    scores: Vec<LabelScore>,
+    /// Of a multi-label model: the labels from the threshold on, best first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    labels: Option<Vec<String>>,
+}
+
+/// A label and its score.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LabelScore {
+    /// The label.
+    pub label: String,
+    /// Its score.
+    pub score: f64,
+}
+
+/// What was read.
+#[derive(Debug, Serialize, ToSchema)]
+struct Usage {
+    /// Tokens of all texts, cut ones as far as they were read.
+    prompt_tokens: usize,
+    /// The same.
+    total_tokens: usize,
+    /// Texts that were cut.
+    truncated_inputs: usize,
+}
+
+/// Classify texts
+#[utoipa::path(post, path = "/v1/classify", tag = "inference", request_body = ClassifyRequest, responses(
+    (status = 200, description = "Labels and scores", body = ClassifyAnswer),
+    (status = 404, description = "No such model", body = ErrorBody),
+    (status = 429, description = "The queue is full; Retry-After says when", body = ErrorBody),
+    (status = 507, description = "The disk is full", body = ErrorBody)))]
+async fn classify(State(state): State<AppState>, ApiJson(request): ApiJson<ClassifyRequest>) -> Result<Json<ClassifyAnswer>, ApiError> {
+    if request.top_k == Some(0) {
+        return Err(ApiError::field("top_k", "`top_k` is 0; it must be at least 1."));
+    }
+    if request.threshold.is_some_and(|t| !(0.0..=1.0).contains(&t)) {
+        return Err(ApiError::field("threshold", "`threshold` must be between 0 and 1."));
+    }
+    let name = model_name(&state, request.model, request.adapter_id).await?;
+    let reading = Reading { truncate: request.truncate.unwrap_or(true), field: "input", scale: Scale::Probabilities };
+    let scored = score(&state, &name, request.input.0, reading).await?;
+    Ok(Json(ClassifyAnswer {
+        object: "list",
+        model: name,
+        data: (0..scored.rows.len()).map(|i| classified(&scored, i, request.top_k, request.threshold)).collect(),
+        usage: Usage { prompt_tokens: scored.tokens, total_tokens: scored.tokens, truncated_inputs: scored.truncated },
+    }))
+}
+
+fn classified(scored: &Scored, index: usize, top_k: Option<usize>, threshold: Option<f64>) -> Classified {
+    let (classifier, scores) = (&scored.model.classifier, &scored.rows[index]);
+    let order = ranked(scores);
+    let item = |i: &usize| LabelScore { label: classifier.labels[*i].clone(), score: scores[*i] };
+    let multi = classifier.answer.problem_type == ProblemType::MultiLabelClassification;
+    let threshold = threshold.unwrap_or(f64::from(classifier.answer.threshold));
+    let labels = multi.then(|| order.iter().filter(|i| scores[**i] >= threshold).map(|i| classifier.labels[*i].clone()).collect());
+    // A classifier has at least one output, or it would not have loaded.
+    let best = order.first().copied().unwrap_or(0);
+    Classified {
+        index,
+        label: classifier.labels[best].clone(),
+        score: scores[best],
+        scores: order.iter().take(top_k.unwrap_or(usize::MAX)).map(item).collect(),
+        labels,
+    }
+}
+
+/// The name to answer with: the adapter's where one is given, which must stand on the model that is named beside it.
+pub async fn model_name(state: &AppState, model: Option<String>, adapter: Option<String>) -> Result<String, ApiError> {
+    match (model, adapter) {
+        (None, None) => Err(ApiError::field("model", "`model` is missing; `GET /v1/models` lists what there is.")),
+        (Some(name), None) | (None, Some(name)) => Ok(name),
+        (Some(model), Some(adapter)) if model == adapter => Ok(adapter),
+        (Some(model), Some(adapter)) => {
+            let base = base_of(state, &adapter).await?;
+            let same = |a: &str, b: &str| {
+                a == b
+                    || tunesmith_hub::find_in_catalogue(a)
+                        .is_some_and(|e| tunesmith_hub::find_in_catalogue(b).is_some_and(|f| e.name == f.name))
+            };
+            match same(&base, &model) {
+                true => Ok(adapter),
+                false => {
+                    let message =
+                        format!("The adapter `{}` stands on `{}`, not on `{}`.", shorten(&adapter), shorten(&base), shorten(&model));
+                    Err(ApiError::field("adapter_id", message))
+                }
+            }
+        }
+    }
+}
+
+async fn base_of(state: &AppState, adapter: &str) -> Result<String, ApiError> {
+    match state.store.adapter(adapter).await {
+        Ok(row) => return Ok(row.base_model),
+        Err(StoreError::NotFound { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    match state.store.model(adapter).await {
+        Ok(row) => Ok(row.base_name),
+        Err(StoreError::NotFound { .. }) => Err(ApiError::model_not_found(adapter).with_param("adapter_id")),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The field `input`: a text, a pair, or a list of these.
+#[derive(Debug)]
+struct Input(Vec<Text>);
+
+/// A pair of texts.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Pair {
+    /// The first text.
+    text: String,
+    /// The second.
+    text_pair: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for Input {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Shapes;
+
+        impl<'de> Visitor<'de> for Shapes {
+            type Value = Input;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text, {\"text\", \"text_pair\"}, or a list of these")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Input, E> {
+                One.visit_str(text).map(|one: Text| Input(vec![one]))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Input, A::Error> {
+                One.visit_map(map).map(|one| Input(vec![one]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Input, A::Error> {
+                let mut texts = Vec::new();
+                while let Some(text) = seq.next_element_seed(One)? {
+                    texts.push(text);
+                }
+                Ok(Input(texts))
+            }
+        }
+
+        deserializer.deserialize_any(Shapes)
+    }
+}
+
+/// One item of the input.
+struct One;
+
+impl<'de> Visitor<'de> for One {
+    type Value = Text;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text or {\"text\", \"text_pair\"}")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Text, E> {
+        Ok(Text { text: text.to_owned(), pair: None })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Text, A::Error> {
+        let pair = Pair::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(Text { text: pair.text, pair: pair.text_pair })
+    }
+}
+
+impl<'de> de::DeserializeSeed<'de> for One {
+    type Value = Text;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Text, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+fn input_schema() -> RefOr<Schema> {
+    let text = || ObjectBuilder::new().schema_type(Type::String);
+    let one: RefOr<Schema> = OneOfBuilder::new().item(text()).item(Pair::schema()).into();
+    OneOfBuilder::new().item(text()).item(Pair::schema()).item(ArrayBuilder::new().items(one).min_items(Some(1))).into()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn read(json: &str) -> Vec<(String, Option<String>)> {
+        let input: Input = serde_json::from_str(json).unwrap();
+        input.0.into_iter().map(|t| (t.text, t.pair)).collect()
+    }
+
+    #[test]
+    fn every_shape_of_input_is_read() {
+        let text = |t: &str| (t.to_owned(), None);
+        assert_eq!(read(r#""a""#), [text("a")]);
+        assert_eq!(read(r#"["a","b"]"#), [text("a"), text("b")]);
+        assert_eq!(read(r#"{"text":"a","text_pair":"b"}"#), [("a".to_owned(), Some("b".to_owned()))]);
+        assert_eq!(read(r#"["a",{"text":"b"}]"#), [text("a"), text("b")]);
+    }
+
+    #[test]
+    fn other_shapes_are_told_what_is_wanted() {
+        for wrong in ["7", "[7]", "[[\"a\"]]", r#"{"txt":"a"}"#, "null"] {
+            let message = serde_json::from_str::<Input>(wrong).unwrap_err().to_string();
+            assert!(message.contains("text"), "{wrong}: {message}");
+        }
+    }
+}

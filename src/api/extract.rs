@@ -1,0 +1,254 @@
+//! Extractors that answer in OpenAI's error object: JSON bodies, query strings, path segments.
+//!
+//! Handlers use these in place of axum's own, whose rejections are plain text. A JSON error names the field by its path.
+
+use axum::RequestExt;
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
+use futures::StreamExt;
+use serde::de::DeserializeOwned;
+
+use super::error::{ApiError, shorten};
+use super::state::AppState;
+
+/// A JSON body within the configured size.
+pub struct ApiJson<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<AppState> for ApiJson<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
+        require_json(request.headers())?;
+        let bytes = read_body(request, state.config.limits.max_body_bytes).await?;
+        parse_json(&bytes).map(Self)
+    }
+}
+
+/// The body of an action that takes no fields: nothing, or an empty JSON object.
+pub struct NoFields;
+
+impl FromRequest<AppState> for NoFields {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
+        #[derive(serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Nothing {}
+        let bytes = read_body(request, state.config.limits.max_body_bytes).await?;
+        if !bytes.is_empty() {
+            parse_json::<Nothing>(&bytes)?;
+        }
+        Ok(Self)
+    }
+}
+
+/// A query string; unknown parameters are the type's own business (`deny_unknown_fields`).
+pub struct ApiQuery<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for ApiQuery<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        axum::extract::Query::<T>::from_request_parts(parts, state)
+            .await
+            .map(|query| Self(query.0))
+            .map_err(|e| {
+                let message = e.body_text();
+                let error = ApiError::bad_request(message.clone());
+                match quoted(&message, "unknown field `").or_else(|| named(&message)) {
+                    Some(field) => error.with_param(field),
+                    None => error,
+                }
+            })
+    }
+}
+
+/// Path segments, percent-decoded.
+pub struct ApiPath<T>(pub T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for ApiPath<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        axum::extract::Path::<T>::from_request_parts(parts, state)
+            .await
+            .map(|path| Self(path.0))
+            .map_err(|e| ApiError::bad_request(e.body_text()))
+    }
+}
+
+/// 415 unless the body is declared as JSON.
+pub fn require_json(headers: &HeaderMap) -> Result<(), ApiError> {
+    let declared = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let media = declared.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if media == "application/json" || (media.starts_with("application/") && media.ends_with("+json")) {
+        return Ok(());
+    }
+    let found = if declared.is_empty() { "none".to_owned() } else { format!("`{}`", shorten(declared)) };
+    Err(unsupported(format!("The body must be JSON with `Content-Type: application/json`; the content type is {found}.")))
+}
+
+/// 415 with the content type that is wanted.
+pub fn unsupported(message: impl Into<String>) -> ApiError {
+    ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
+}
+
+/// Collects a body and stops as soon as it is larger than `limit`.
+pub async fn read_body(request: Request, limit: u64) -> Result<Bytes, ApiError> {
+    let too_large = || {
+        let message = format!("The body is larger than {limit} bytes (limits.max_body_bytes); send large data as a file to /v1/files.");
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
+    };
+    let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    if declared.is_some_and(|n| n > limit) {
+        return Err(too_large());
+    }
+    let mut stream = request.with_limited_body().into_body().into_data_stream();
+    let mut bytes = Vec::new();
+    while let Some(chunk) = stream.next().await {
+        let chunk = chunk.map_err(body_error)?;
+        if (bytes.len() + chunk.len()) as u64 > limit {
+            return Err(too_large());
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes.into())
+}
+
+/// A body that ended early: the client left, or stood still for too long.
+pub fn body_error(error: axum::Error) -> ApiError {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(e) = cause {
+        if e.is::<tower_http::timeout::TimeoutError>() {
+            return body_stalled();
+        }
+        cause = e.source();
+    }
+    ApiError::bad_request(format!("The body could not be read to its end: {error}."))
+}
+
+/// 408: nothing came for `limits.body_idle_seconds`.
+pub fn body_stalled() -> ApiError {
+    ApiError::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", "The body stood still for too long; send it again.")
+}
+
+/// Parses a whole body; an error says what is wrong and names the field by its path.
+pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut reader).map_err(|e| json_error(&e))?;
+    reader.end().map_err(|e| ApiError::bad_request(format!("The body is not valid JSON: {e}.")))?;
+    Ok(value)
+}
+
+fn json_error(error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError {
+    let inner = error.inner();
+    if matches!(inner.classify(), serde_json::error::Category::Syntax | serde_json::error::Category::Eof) {
+        return ApiError::bad_request(format!("The body is not valid JSON: {inner}."));
+    }
+    let text = inner.to_string();
+    let message = text.split(" at line ").next().unwrap_or(&text).to_owned();
+    let mut path = error.path().to_string();
+    if path == "." {
+        path.clear();
+    }
+    // For a field that is unknown, serde knows only the object that holds it.
+    let field = quoted(&message, "unknown field `").or_else(|| quoted(&message, "missing field `"));
+    if let Some(field) = field
+        && path.rsplit('.').next() != Some(field.as_str())
+    {
+        path = if path.is_empty() { field } else { format!("{path}.{field}") };
+    }
+    match path.is_empty() {
+        true => ApiError::bad_request(format!("{message}.")),
+        false => ApiError::field(path.clone(), format!("`{}`: {message}.", shorten(&path))),
+    }
+}
+
+/// What stands between `start` and the next backtick.
+fn quoted(message: &str, start: &str) -> Option<String> {
+    let rest = message.split_once(start)?.1;
+    Some(shorten(rest.split_once('`')?.0))
+}
+
+/// The parameter of a query's error, `Failed to deserialize query string: limit: invalid digit …`.
+fn named(message: &str) -> Option<String> {
+    let rest = message.split_once(": ")?.1;
+    let (name, _) = rest.split_once(": ")?;
+    name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_').then(|| name.to_owned())
+}
+
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code)]
+    struct Outer {
+        model: String,
+        #[serde(default)]
+        training: Option<Inner>,
+    }
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code)]
+    struct Inner {
+        learning_rate: Option<f64>,
+        labels: Option<Vec<String>>,
+    }
+
+    fn failure(body: &str) -> (Option<String>, String) {
+        let error = parse_json::<Outer>(body.as_bytes()).unwrap_err();
+        (error.param().map(str::to_owned), error.to_string())
+    }
+
+    #[test]
+    fn a_wrong_field_is_named_by_its_path() {
+        let (param, message) = failure(r#"{"model":"m","training":{"learning_rate":"fast"}}"#);
+        assert_eq!(param.unwrap(), "training.learning_rate");
+        assert!(message.contains("fast") && !message.contains("line"), "{message}");
+        assert_eq!(failure(r#"{"model":"m","training":{"labels":["a",1]}}"#).0.unwrap(), "training.labels[1]");
+    }
+
+    #[test]
+    fn an_unknown_field_is_named_where_it_stands() {
+        assert_eq!(failure(r#"{"model":"m","trainnig":{}}"#).0.unwrap(), "trainnig");
+        assert_eq!(failure(r#"{"model":"m","training":{"lr":1}}"#).0.unwrap(), "training.lr");
+    }
+
+    #[test]
+    fn a_missing_field_is_named() {
+        assert_eq!(failure("{}").0.unwrap(), "model");
+    }
+
+    #[test]
+    fn broken_json_says_where() {
+        for body in ["{", "", "{\"model\":\"m\"} x", "{\"model\":}"] {
+            let (param, message) = failure(body);
+            assert_eq!(param, None, "{body}");
+            assert!(message.contains("not valid JSON") && message.contains("line 1"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_deep_body_is_an_error_and_no_crash() {
+        assert!(parse_json::<serde_json::Value>("[".repeat(100_000).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn only_json_is_json() {
+        let with = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_TYPE, value.parse().unwrap());
+            require_json(&headers)
+        };
+        assert!(with("application/json; charset=utf-8").is_ok());
+        assert_eq!(with("text/plain").unwrap_err().status(), 415);
+        assert_eq!(require_json(&HeaderMap::new()).unwrap_err().status(), 415);
+    }
+}

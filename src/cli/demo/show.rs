@@ -1,0 +1,49 @@
+//! What the demo prints: figures, the confusion matrix, answers, curl lines.
+
+use comfy_table::{Cell, CellAlignment, Table, presets::UTF8_BORDERS_ONLY};
+use serde_json::Value;
+
+/// The final evaluation and the confusion matrix.
+pub fn metrics(metrics: &Value) {
+    let evaluation = &metrics["report"]["evaluation"];
+    let figure = |name: &str| evaluation[name].as_f64().unwrap_or(f64::NAN);
+    println!(
+        "   accuracy {:.3}, F1 {:.3} (macro), loss {:.3}; trained {:.1} s, {} of {} parameters, {} MiB at the peak",
+        figure("eval_accuracy"),
+        figure("eval_f1"),
+        figure("eval_loss"),
+        metrics["duration_seconds"].as_f64().unwrap_or(f64::NAN),
+        metrics["trainable_parameters"],
+        metrics["total_parameters"],
+        metrics["peak_memory_bytes"].as_u64().unwrap_or(0) >> 20,
+    );
+    let labels: Vec<&str> = strings(&metrics["confusion_matrix"]["labels"]);
+    let mut table = Table::new();
+    table.load_style(UTF8_BORDERS_ONLY);
+    table.set_header(std::iter::once("true \\ predicted").chain(labels.iter().copied()));
+    for (label, row) in labels.iter().zip(metrics["confusion_matrix"]["matrix"].as_array().into_iter().flatten()) {
+        let counts = row.as_array().into_iter().flatten().map(|n| Cell::new(n).set_alignment(CellAlignment::Right));
+        table.add_row(std::iter::once(Cell::new(label)).chain(counts));
+    }
+    println!("{table}");
+}
+
+/// Each text with its label.
+pub fn answers(texts: &[&str], answer: &Value) {
+    for (text, one) in texts.iter().zip(answer["data"].as_array().into_iter().flatten()) {
+        println!("   {:>14} {:.2}  {text}", one["label"].as_str().unwrap_or("?"), one["score"].as_f64().unwrap_or(0.0));
+    }
+}
+
+/// The commands that do what the demo did.
+pub fn curl(url: &str, request: &Value, model: &str, text: &str) {
+    let quoted = |json: String| json.replace('\'', "'\\''");
+    let question = serde_json::json!({"model": model, "input": text});
+    println!("   curl {url}/v1/files -F purpose=fine-tune -F file=@train.jsonl");
+    println!("   curl {url}/v1/fine_tuning/jobs -H 'content-type: application/json' -d '{}'", quoted(request.to_string()));
+    println!("   curl {url}/v1/classify -H 'content-type: application/json' -d '{}'", quoted(question.to_string()));
+}
+
+fn strings(list: &Value) -> Vec<&str> {
+    list.as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+}

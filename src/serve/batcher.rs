@@ -1,0 +1,182 @@
+//! The queue of one base model: rows of all requests, and of all its adapters, are answered in batches filled by tokens.
+//!
+//! A thread of its own takes what waits, drops rows whose client has left, and runs one pass. The queue is bounded by the
+//! rows and tokens of all models together; what does not fit is refused at once.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use tokio::sync::oneshot;
+use tunesmith_ml::error::MlError;
+use tunesmith_ml::infer::{ServedClassifier, classify};
+use tunesmith_ml::text::Encoded;
+
+/// Tokens in a pass; more does not make it faster, and makes later rows wait.
+const BATCH_TOKENS: usize = 2048;
+
+/// Rows and tokens that wait, over all models.
+#[derive(Debug)]
+pub struct Waiting {
+    rows: AtomicUsize,
+    tokens: AtomicUsize,
+    max_rows: usize,
+    max_tokens: usize,
+}
+
+/// The queue has no room for a request.
+#[derive(Debug, thiserror::Error)]
+#[error("{waiting} rows wait already, and the queue holds {limit}; try again in a moment")]
+pub struct QueueFull {
+    /// Rows that wait.
+    pub waiting: usize,
+    /// Rows that may wait.
+    pub limit: usize,
+}
+
+impl Waiting {
+    /// Bounds of the queue.
+    pub fn new(max_rows: usize, max_tokens: usize) -> Self {
+        Self { rows: AtomicUsize::new(0), tokens: AtomicUsize::new(0), max_rows, max_tokens }
+    }
+
+    /// Takes room for a request. One that is larger than the whole queue is let in when nothing else waits.
+    fn enter(&self, rows: usize, tokens: usize) -> Result<(), QueueFull> {
+        let before = self.rows.fetch_add(rows, Ordering::AcqRel);
+        let tokens_before = self.tokens.fetch_add(tokens, Ordering::AcqRel);
+        let fits = before + rows <= self.max_rows && tokens_before + tokens <= self.max_tokens;
+        if fits || before == 0 {
+            return Ok(());
+        }
+        self.leave(rows, tokens);
+        Err(QueueFull { waiting: before, limit: self.max_rows })
+    }
+
+    fn leave(&self, rows: usize, tokens: usize) {
+        self.rows.fetch_sub(rows, Ordering::AcqRel);
+        self.tokens.fetch_sub(tokens, Ordering::AcqRel);
+    }
+
+    /// Rows that wait or run.
+    pub fn rows(&self) -> usize {
+        self.rows.load(Ordering::Acquire)
+    }
+}
+
+struct Row {
+    encoded: Encoded,
+    classifier: Arc<ServedClassifier>,
+    answer: oneshot::Sender<Result<Vec<f32>, Arc<MlError>>>,
+}
+
+#[derive(Default)]
+struct Queue {
+    rows: VecDeque<Row>,
+    closed: bool,
+}
+
+/// The queue of one base model; its thread ends when the last handle is dropped.
+pub struct Batcher {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    queue: Mutex<Queue>,
+    filled: Condvar,
+    waiting: Arc<Waiting>,
+    pool: Arc<rayon::ThreadPool>,
+}
+
+impl Batcher {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// If the system has no thread left.
+    pub fn start(waiting: Arc<Waiting>, pool: Arc<rayon::ThreadPool>) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared { queue: Mutex::default(), filled: Condvar::new(), waiting, pool });
+        let worker = shared.clone();
+        std::thread::Builder::new().name("batcher".into()).spawn(move || worker.run())?;
+        Ok(Self { shared })
+    }
+
+    /// Queues rows of one request; the receivers give each row's logits, in order.
+    ///
+    /// # Errors
+    /// [`QueueFull`]; then nothing is queued.
+    pub fn submit(
+        &self,
+        classifier: &Arc<ServedClassifier>,
+        rows: Vec<Encoded>,
+    ) -> Result<Vec<oneshot::Receiver<Result<Vec<f32>, Arc<MlError>>>>, QueueFull> {
+        let tokens = rows.iter().map(|r| r.ids.len()).sum();
+        self.shared.waiting.enter(rows.len(), tokens)?;
+        let mut receivers = Vec::with_capacity(rows.len());
+        let mut queue = self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        for encoded in rows {
+            let (answer, receiver) = oneshot::channel();
+            queue.rows.push_back(Row { encoded, classifier: classifier.clone(), answer });
+            receivers.push(receiver);
+        }
+        drop(queue);
+        self.shared.filled.notify_one();
+        Ok(receivers)
+    }
+}
+
+impl Drop for Batcher {
+    fn drop(&mut self) {
+        self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+        self.shared.filled.notify_one();
+    }
+}
+
+impl Shared {
+    fn run(&self) {
+        while let Some(batch) = self.take() {
+            let (rows, tokens) = (batch.len(), batch.iter().map(|r| r.encoded.ids.len()).sum());
+            // A client that has left gets no answer, and costs nothing.
+            let batch: Vec<Row> = batch.into_iter().filter(|r| !r.answer.is_closed()).collect();
+            self.answer(batch);
+            self.waiting.leave(rows, tokens);
+        }
+    }
+
+    /// Waits for rows and takes a batch of them; nothing when the queue is closed and empty.
+    fn take(&self) -> Option<Vec<Row>> {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        while queue.rows.is_empty() {
+            if queue.closed {
+                return None;
+            }
+            queue = self.filled.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        let mut tokens = 0;
+        let mut batch = Vec::new();
+        while let Some(row) = queue.rows.front() {
+            tokens += row.encoded.ids.len();
+            if tokens > BATCH_TOKENS && !batch.is_empty() {
+                break;
+            }
+            batch.extend(queue.rows.pop_front());
+        }
+        Some(batch)
+    }
+
+    fn answer(&self, batch: Vec<Row>) {
+        let pass = || {
+            let rows: Vec<_> = batch.iter().map(|r| (&r.encoded, &*r.classifier)).collect();
+            self.pool.install(|| classify(&rows))
+        };
+        // A defect in the maths must not end the thread that all later requests wait for.
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(pass))
+            .unwrap_or_else(|_| Err(MlError::Format("the pass failed; the server's log says more".to_owned())));
+        // A send fails only when the client has left meanwhile.
+        match result {
+            Ok(answers) => batch.into_iter().zip(answers).for_each(|(row, logits)| drop(row.answer.send(Ok(logits)))),
+            Err(error) => {
+                let error = Arc::new(error);
+                batch.into_iter().for_each(|row| drop(row.answer.send(Err(error.clone()))));
+            }
+        }
+    }
+}

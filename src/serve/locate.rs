@@ -1,0 +1,84 @@
+//! What a model's name in a request means: a model or checkpoint of this server, an adapter from outside, or a base.
+
+use tunesmith_store::{CheckpointLookup, ModelKind, Store, StoreError, split_checkpoint_name};
+
+/// Where a classifier's files are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// A whole model in the blob store.
+    Whole {
+        /// Its folder there.
+        folder_key: String,
+    },
+    /// An adapter in the blob store, on a base.
+    Adapter {
+        /// Its folder there.
+        folder_key: String,
+        /// The base's name as it was requested.
+        base: String,
+        /// The base's revision in training.
+        revision: Option<String>,
+    },
+    /// An adapter in a folder of this machine or of a hub, on a base.
+    OutsideAdapter {
+        /// `file:` below the model folder, or a hub id.
+        source: String,
+        /// The base's name.
+        base: String,
+    },
+    /// No name of ours: perhaps a base with a classifier of its own.
+    Base,
+}
+
+/// Why a name leads nowhere.
+#[derive(Debug, thiserror::Error)]
+pub enum LocateError {
+    /// The checkpoint's files were removed to make room.
+    #[error("the checkpoint {0:?} has expired: `training.save_total_limit` says how many are kept")]
+    Expired(String),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Looks a name up; the hub is not asked.
+///
+/// # Errors
+/// If the checkpoint has expired, or the store fails.
+pub async fn locate(store: &Store, name: &str) -> Result<Place, LocateError> {
+    if split_checkpoint_name(name).is_some() {
+        return checkpoint(store, name).await;
+    }
+    match store.model(name).await {
+        Ok(row) => {
+            return Ok(match row.kind {
+                ModelKind::Full => Place::Whole { folder_key: row.folder_key },
+                ModelKind::Adapter => Place::Adapter { folder_key: row.folder_key, base: row.base_name, revision: row.base_revision },
+            });
+        }
+        Err(StoreError::NotFound { .. }) => {}
+        Err(other) => return Err(other.into()),
+    }
+    match store.adapter(name).await {
+        Ok(row) => Ok(match (row.folder_key, row.source) {
+            (Some(folder_key), _) => Place::Adapter { folder_key, base: row.base_model, revision: None },
+            (None, source) => Place::OutsideAdapter { source: source.unwrap_or_default(), base: row.base_model },
+        }),
+        Err(StoreError::NotFound { .. }) => Ok(Place::Base),
+        Err(other) => Err(other.into()),
+    }
+}
+
+async fn checkpoint(store: &Store, name: &str) -> Result<Place, LocateError> {
+    let row = match store.checkpoint_by_name(name).await? {
+        CheckpointLookup::Found(row) => row,
+        CheckpointLookup::Expired(_) => return Err(LocateError::Expired(name.to_owned())),
+        CheckpointLookup::NotFound => return Err(StoreError::not_found(tunesmith_store::Kind::Model, name).into()),
+    };
+    let job = store.job(row.job_id).await?;
+    let folder_key = format!("{}/model", row.folder_key);
+    Ok(match job.spec["tuning"]["type"].as_str() {
+        Some("lora") => Place::Adapter { folder_key, base: job.model, revision: None },
+        _ => Place::Whole { folder_key },
+    })
+}

@@ -1,0 +1,297 @@
+//! The models in memory: loaded on first use, found by name without a look at the database, evicted by least use.
+//!
+//! Adapters of one base share its weights and its queue. Loading a name that several requests want happens once.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::OnceCell;
+use tunesmith_hub::{AllowPull, Hub, HubError};
+use tunesmith_ml::error::MlError;
+use tunesmith_ml::infer::{ServedBase, ServedClassifier};
+use tunesmith_store::{Store, StoreError};
+
+use super::batcher::{Batcher, Waiting};
+use super::locate::{LocateError, Place, locate};
+use crate::config::Config;
+
+/// A classifier that answers.
+pub struct Loaded {
+    /// The classifier.
+    pub classifier: Arc<ServedClassifier>,
+    /// Its base's queue.
+    pub batcher: Arc<Batcher>,
+    used: AtomicU64,
+}
+
+/// Why a name does not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The name leads nowhere.
+    #[error(transparent)]
+    Locate(Arc<LocateError>),
+    /// The base cannot be had.
+    #[error(transparent)]
+    Hub(Arc<HubError>),
+    /// The files do not make a classifier.
+    #[error(transparent)]
+    Model(Arc<MlError>),
+    /// The base is still being downloaded.
+    #[error("{0:?} is still being downloaded; try again in a moment")]
+    Loading(String),
+    /// A defect of ours, or a system without threads.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl From<LocateError> for ServeError {
+    fn from(e: LocateError) -> Self {
+        Self::Locate(Arc::new(e))
+    }
+}
+
+impl From<StoreError> for ServeError {
+    fn from(e: StoreError) -> Self {
+        LocateError::Store(e).into()
+    }
+}
+
+impl From<HubError> for ServeError {
+    fn from(e: HubError) -> Self {
+        Self::Hub(Arc::new(e))
+    }
+}
+
+impl From<MlError> for ServeError {
+    fn from(e: MlError) -> Self {
+        Self::Model(Arc::new(e))
+    }
+}
+
+/// A base model in memory.
+struct Base {
+    weights: Arc<ServedBase>,
+    batcher: Arc<Batcher>,
+}
+
+type Slot<T> = Arc<OnceCell<Arc<T>>>;
+
+/// The models in memory. Cheap to clone.
+#[derive(Clone)]
+pub struct Registry {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    hub: Arc<Hub>,
+    config: Arc<Config>,
+    waiting: Arc<Waiting>,
+    pool: Arc<rayon::ThreadPool>,
+    models: Mutex<HashMap<String, Slot<Loaded>>>,
+    bases: Mutex<HashMap<PathBuf, Slot<Base>>>,
+    clock: AtomicU64,
+}
+
+impl Registry {
+    /// An empty registry.
+    ///
+    /// # Errors
+    /// If the system has no threads left.
+    pub fn new(store: Store, hub: Arc<Hub>, config: Arc<Config>) -> anyhow::Result<Self> {
+        let pool = Arc::new(tunesmith_ops::threads::build_pool(config.threads_of_serving())?);
+        let waiting = Arc::new(Waiting::new(config.budgets.classify_queue_rows, config.budgets.classify_queue_tokens));
+        let (models, bases) = (Mutex::default(), Mutex::default());
+        Ok(Self { inner: Arc::new(Inner { store, hub, config, waiting, pool, models, bases, clock: AtomicU64::new(0) }) })
+    }
+
+    /// Rows that wait or run, over all models.
+    pub fn waiting_rows(&self) -> usize {
+        self.inner.waiting.rows()
+    }
+
+    /// The classifier of that name, loaded if need be. Waits for a download as long as the configuration says.
+    ///
+    /// # Errors
+    /// If the name leads nowhere, its files are no classifier, or the download takes longer.
+    pub async fn get(&self, name: &str) -> Result<Arc<Loaded>, ServeError> {
+        let slot = lock(&self.inner.models).entry(name.to_owned()).or_default().clone();
+        if let Some(loaded) = slot.get() {
+            self.touch(loaded);
+            return Ok(loaded.clone());
+        }
+        // Apart from the request: a download goes on when its client leaves or is told to come again.
+        let (this, wanted, filling) = (self.clone(), name.to_owned(), slot.clone());
+        let load = tokio::spawn(async move { filling.get_or_try_init(|| this.load(&wanted)).await.cloned() });
+        let wait = Duration::from_secs(self.inner.config.budgets.pull_wait_seconds);
+        let result = match tokio::time::timeout(wait, load).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(error)) => Err(ServeError::Internal(error.to_string())),
+            Err(_) => return Err(ServeError::Loading(name.to_owned())),
+        };
+        match result {
+            Ok(loaded) => {
+                self.touch(&loaded);
+                self.evict();
+                Ok(loaded)
+            }
+            Err(error) => {
+                self.forget_unfilled(name);
+                Err(error)
+            }
+        }
+    }
+
+    /// Drops a name that was deleted or replaced; running requests end on what they have.
+    pub fn forget(&self, name: &str) {
+        let checkpoints = format!("{name}:ckpt-step-");
+        lock(&self.inner.models).retain(|n, _| n != name && !n.starts_with(&checkpoints));
+        self.drop_unused_bases();
+    }
+
+    /// Loads an adapter's folder on a base, without a name, to see whether it fits.
+    ///
+    /// # Errors
+    /// If it does not fit, or the base cannot be had.
+    pub async fn try_adapter(&self, folder: PathBuf, base: &str) -> Result<ServedClassifier, ServeError> {
+        let base = self.base_of(base).await?;
+        blocking(move || Ok(ServedClassifier::adapter(base.weights.clone(), &folder)?)).await
+    }
+
+    fn touch(&self, loaded: &Loaded) {
+        loaded.used.store(self.inner.clock.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    fn forget_unfilled(&self, name: &str) {
+        let mut models = lock(&self.inner.models);
+        if models.get(name).is_some_and(|slot| !slot.initialized()) {
+            models.remove(name);
+        }
+    }
+
+    async fn load(&self, name: &str) -> Result<Arc<Loaded>, ServeError> {
+        let (base, classifier) = match locate(&self.inner.store, name).await? {
+            Place::Whole { folder_key } => self.whole(self.blob(&folder_key, name)?).await?,
+            Place::Adapter { folder_key, base, revision } => {
+                let folder = self.blob(&folder_key, name)?;
+                let base = self.base_of(&base).await?;
+                if let Some(revision) = revision {
+                    tracing::debug!(name, revision, "the base's revision in training");
+                }
+                self.adapter(folder, base).await?
+            }
+            Place::OutsideAdapter { source, base } => {
+                let folder = self.pull(&source).await?;
+                let base = self.base_of(&base).await?;
+                self.adapter(folder, base).await?
+            }
+            Place::Base => {
+                let folder = self.pull(name).await?;
+                self.whole(folder).await?
+            }
+        };
+        tracing::info!(name, bytes = classifier.bytes(), base_bytes = base.weights.bytes(), "loaded");
+        Ok(Arc::new(Loaded { classifier: Arc::new(classifier), batcher: base.batcher.clone(), used: AtomicU64::new(0) }))
+    }
+
+    async fn adapter(&self, folder: PathBuf, base: Arc<Base>) -> Result<(Arc<Base>, ServedClassifier), ServeError> {
+        let weights = base.weights.clone();
+        let classifier = blocking(move || Ok(ServedClassifier::adapter(weights, &folder)?)).await?;
+        Ok((base, classifier))
+    }
+
+    async fn whole(&self, folder: PathBuf) -> Result<(Arc<Base>, ServedClassifier), ServeError> {
+        let base = self.base(folder.clone()).await?;
+        let weights = base.weights.clone();
+        let classifier = blocking(move || Ok(ServedClassifier::whole(weights, &folder)?)).await?;
+        Ok((base, classifier))
+    }
+
+    fn blob(&self, key: &str, name: &str) -> Result<PathBuf, ServeError> {
+        let missing = || StoreError::not_found(tunesmith_store::Kind::Model, name);
+        Ok(self.inner.store.blobs().local_path(key).ok_or_else(missing)?)
+    }
+
+    /// The base of that name: one of ours that was trained whole, or one that the hub has.
+    async fn base_of(&self, name: &str) -> Result<Arc<Base>, ServeError> {
+        let folder = match locate(&self.inner.store, name).await? {
+            Place::Whole { folder_key } => self.blob(&folder_key, name)?,
+            _ => self.pull(name).await?,
+        };
+        self.base(folder).await
+    }
+
+    async fn base(&self, folder: PathBuf) -> Result<Arc<Base>, ServeError> {
+        let slot = lock(&self.inner.bases).entry(folder.clone()).or_default().clone();
+        let load = || async {
+            let (waiting, pool) = (self.inner.waiting.clone(), self.inner.pool.clone());
+            blocking(move || {
+                let weights = Arc::new(pool.install(|| ServedBase::load(&folder))?);
+                let batcher = Batcher::start(waiting, pool).map_err(|e| ServeError::Internal(e.to_string()))?;
+                Ok(Arc::new(Base { weights, batcher: Arc::new(batcher) }))
+            })
+            .await
+        };
+        slot.get_or_try_init(load).await.cloned()
+    }
+
+    async fn pull(&self, name: &str) -> Result<PathBuf, ServeError> {
+        let (hub, config, wanted) = (self.inner.hub.clone(), self.inner.config.clone(), name.to_owned());
+        let allowed = blocking(move || Ok(hub.allowed(&wanted, allow(&config), config.model_dir.as_deref())?)).await?;
+        Ok(self.inner.hub.pull(&allowed, |_| ()).await?.folder)
+    }
+
+    /// Drops the models that were used least recently until the rest fits the budget.
+    fn evict(&self) {
+        let budget = self.inner.config.models_bytes();
+        let mut models = lock(&self.inner.models);
+        while self.loaded_bytes(&models) > budget {
+            let filled = models.iter().filter_map(|(n, s)| Some((n.clone(), s.get()?.used.load(Ordering::Relaxed))));
+            let Some((oldest, _)) = filled.min_by_key(|(_, used)| *used) else { break };
+            if models.len() == 1 {
+                break; // the one that was just asked for
+            }
+            tracing::info!(name = oldest, "evicted");
+            models.remove(&oldest);
+            self.drop_bases_without(&models);
+        }
+    }
+
+    fn drop_unused_bases(&self) {
+        let models = lock(&self.inner.models);
+        self.drop_bases_without(&models);
+    }
+
+    fn drop_bases_without(&self, models: &HashMap<String, Slot<Loaded>>) {
+        lock(&self.inner.bases).retain(|_, slot| {
+            let Some(base) = slot.get() else { return true };
+            models.values().filter_map(|s| s.get()).any(|m| Arc::ptr_eq(&m.classifier.base, &base.weights))
+        });
+    }
+
+    fn loaded_bytes(&self, models: &HashMap<String, Slot<Loaded>>) -> u64 {
+        let own: usize = models.values().filter_map(|s| s.get()).map(|m| m.classifier.bytes()).sum();
+        let shared: usize = lock(&self.inner.bases).values().filter_map(|s| s.get()).map(|b| b.weights.bytes()).sum();
+        (own + shared) as u64
+    }
+}
+
+/// Which models a request may make the server download, in the hub's terms.
+pub fn allow(config: &Config) -> AllowPull {
+    match config.allow_pull {
+        crate::config::AllowPull::None => AllowPull::None,
+        crate::config::AllowPull::Catalogue => AllowPull::Catalogue,
+        crate::config::AllowPull::Hub => AllowPull::Hub,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, ServeError> + Send + 'static) -> Result<T, ServeError> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| ServeError::Internal(e.to_string()))?
+}

@@ -1,0 +1,62 @@
+//! What goes wrong in a job, and how its user reads it.
+
+use tunesmith_data::DataError;
+use tunesmith_hub::HubError;
+use tunesmith_ml::error::MlError;
+use tunesmith_store::{JobError, StoreError};
+
+/// Why a worker leaves a job unfinished.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The base model cannot be had.
+    #[error("{0}")]
+    Hub(#[from] HubError),
+    /// A data file cannot be read.
+    #[error("{0}")]
+    Data(#[from] DataError),
+    /// The model, the data or a setting do not go together, or training failed.
+    #[error("{0}")]
+    Ml(#[from] MlError),
+    /// The store failed, or the lease is lost.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// A file could not be written.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// A defect of ours.
+    #[error("the worker failed: {0}; this is a defect of tunesmith, its log says more")]
+    Panic(String),
+}
+
+impl Failure {
+    /// Whether the job is no longer this worker's, so that nothing more may be written.
+    pub fn lost_lease(&self) -> bool {
+        matches!(self, Self::Store(StoreError::Fenced { .. }))
+    }
+
+    /// The job's error object.
+    pub fn to_job_error(&self) -> JobError {
+        let (code, param) = match self {
+            Self::Hub(_) => ("model_unavailable", Some("model")),
+            Self::Data(_) => ("invalid_training_file", Some("training_file")),
+            Self::Ml(MlError::Setting { param, .. }) => ("invalid_setting", Some(param.as_str())),
+            Self::Ml(MlError::NotFinite { .. }) => ("not_finite", Some("training.learning_rate")),
+            Self::Ml(MlError::Io { source, .. }) if is_full(source) => ("disk_full", None),
+            Self::Io(source) if is_full(source) => ("disk_full", None),
+            Self::Store(StoreError::DiskFull { .. }) => ("disk_full", None),
+            Self::Ml(MlError::Architecture { .. } | MlError::Format(_) | MlError::Tokenizer(_)) => ("unsupported_model", Some("model")),
+            Self::Ml(_) => ("training_failed", None),
+            Self::Store(_) | Self::Io(_) | Self::Panic(_) => ("internal_error", None),
+        };
+        let message = match self {
+            Self::Ml(MlError::Setting { param, message }) => format!("`{param}`: {message}"),
+            Self::Ml(MlError::NotFinite { .. }) => format!("{self}. Try a smaller `training.learning_rate`, or look at those rows."),
+            other => other.to_string(),
+        };
+        JobError { code: code.to_owned(), message, param: param.map(str::to_owned) }
+    }
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+}

@@ -1,0 +1,97 @@
+//! From a job's settings to a job that is ready to run; `dry_run` stops there.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tunesmith_hub::Pulled;
+use tunesmith_ml::nn::Kernels;
+use tunesmith_ml::spec::JobSpec;
+use tunesmith_ml::train::{Plan, Prepared, TrainJob};
+use tunesmith_store::{FileRow, Store};
+
+use super::data::{LocalFile, read_rows};
+use super::failure::Failure;
+use crate::config::{Config, Device};
+
+/// What a job is made from, on this machine.
+pub struct Inputs {
+    /// Resolved settings.
+    pub spec: JobSpec,
+    /// The base's name, for adapter_config.json and the card.
+    pub base_name: String,
+    /// The base's folder.
+    pub base_folder: PathBuf,
+    /// The training file.
+    pub train: LocalFile,
+    /// The validation file.
+    pub eval: Option<LocalFile>,
+    /// Where checkpoints are written first.
+    pub work_dir: PathBuf,
+}
+
+/// Reads and tokenises the rows, on the current pool's threads.
+///
+/// # Errors
+/// If the data, the model or a setting cannot be used.
+pub fn prepare(config: &Config, inputs: Inputs, threads: usize) -> Result<(Prepared, Vec<String>), Failure> {
+    let rows = read_rows(config, &inputs.spec, &inputs.train, inputs.eval.as_ref())?;
+    let (device, kernels) = open(config.device)?;
+    let job = TrainJob {
+        spec: inputs.spec,
+        base_folder: inputs.base_folder,
+        base_name: inputs.base_name,
+        train: rows.train,
+        eval: rows.eval,
+        data_sha256: rows.sha256,
+        work_dir: inputs.work_dir,
+        device,
+        kernels,
+        threads,
+    };
+    let prepared = Prepared::new(job)?;
+    let mut warnings = rows.warnings;
+    if prepared.plan.truncated_rows > 0 {
+        let p = &prepared.plan;
+        warnings.push(format!(
+            "{} rows are longer than {} tokens; {} tokens were cut off them. `training.max_length` sets the limit.",
+            p.truncated_rows, p.max_length, p.truncated_tokens
+        ));
+    }
+    Ok((prepared, warnings))
+}
+
+fn open(device: Device) -> Result<(tunesmith_ml::Device, Kernels), Failure> {
+    use tunesmith_ml::device;
+    Ok(match device {
+        Device::Auto => device::best(),
+        Device::Cpu => device::cpu(),
+        Device::Cuda(n) => device::cuda(n)?,
+        Device::Metal => device::metal()?,
+    })
+}
+
+/// The size of a job that is not filed: rows, tokens, truncations, steps, memory. Blocks; call it off the runtime's threads.
+///
+/// # Errors
+/// If the data, the model or a setting cannot be used.
+pub fn plan(
+    config: &Arc<Config>,
+    store: &Store,
+    spec: JobSpec,
+    base: &Pulled,
+    model: &str,
+    files: (&FileRow, Option<&FileRow>),
+) -> Result<(Plan, Vec<String>), Failure> {
+    let inputs = Inputs {
+        spec,
+        base_name: model.to_owned(),
+        base_folder: base.folder.clone(),
+        train: LocalFile::of(store, files.0)?,
+        eval: files.1.map(|f| LocalFile::of(store, f)).transpose()?,
+        work_dir: Path::new("").to_owned(),
+    };
+    let threads = config.threads_of_serving();
+    let pool = tunesmith_ops::threads::build_pool(threads).map_err(|e| Failure::Panic(e.to_string()))?;
+    let (prepared, warnings) = pool.install(|| prepare(config, inputs, threads))?;
+    Ok((prepared.plan, warnings))
+}

@@ -1,0 +1,257 @@
+//! Between the training thread and the store: what the loop reports is written in batches, what the user asks for reaches
+//! the loop between micro-batches.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tunesmith_ml::error::MlError;
+use tunesmith_ml::train::{CheckpointReady, Control, Level, Observer, Progress};
+use tunesmith_store::{Keys, LeaseToken, NewCheckpoint, NewEvent, NewMetric, Store, StoreError, checkpoint_name};
+
+use super::card::Card;
+
+/// What the loop is to do; shared by the threads of one job.
+#[derive(Clone, Default)]
+pub struct Wish(Arc<AtomicU8>);
+
+const GO: u8 = 0;
+const PAUSE: u8 = 1;
+const RELEASE: u8 = 2;
+const STOP: u8 = 3;
+
+impl Wish {
+    /// The user asks for a pause.
+    pub fn pause(&self) {
+        self.0.fetch_max(PAUSE, Ordering::Relaxed);
+    }
+
+    /// The worker ends; another one is to go on.
+    pub fn release(&self) {
+        self.0.fetch_max(RELEASE, Ordering::Relaxed);
+    }
+
+    /// The job is not ours any more.
+    pub fn stop(&self) {
+        self.0.fetch_max(STOP, Ordering::Relaxed);
+    }
+
+    /// Whether a written checkpoint means a pause that the user asked for, not the worker's end.
+    pub fn is_pause(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == PAUSE
+    }
+
+    /// What the loop is to do.
+    pub fn control(&self) -> Control {
+        match self.0.load(Ordering::Relaxed) {
+            GO => Control::Continue,
+            PAUSE | RELEASE => Control::Pause,
+            _ => Control::Stop,
+        }
+    }
+}
+
+/// Beats every second, and asks ten times a second what the user wants, until `done`.
+pub async fn keep_lease(store: Store, lease: LeaseToken, wish: Wish, stop: CancellationToken, done: CancellationToken) {
+    let mut ticks = tokio::time::interval(Duration::from_millis(100));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut tick = 0u64;
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.cancelled(), if wish.control() == Control::Continue => { wish.release(); continue }
+            () = done.cancelled() => return,
+        }
+        let answer = if tick.is_multiple_of(10) { store.heartbeat(&lease).await } else { store.control(&lease).await };
+        tick += 1;
+        match answer {
+            Ok(tunesmith_store::Control::None) => {}
+            Ok(tunesmith_store::Control::Pause) => wish.pause(),
+            Err(StoreError::Fenced { .. }) => return wish.stop(),
+            // A busy or full disk: the lease lives for many missed beats.
+            Err(error) => tracing::warn!(job_id = %lease.job, %error, "a beat was missed"),
+        }
+    }
+}
+
+enum Entry {
+    Event(NewEvent),
+    Metric(NewMetric),
+}
+
+/// The loop's observer.
+pub struct Reporter {
+    store: Store,
+    lease: LeaseToken,
+    wish: Wish,
+    runtime: Handle,
+    entries: mpsc::Sender<Entry>,
+    progress: watch::Sender<Option<Progress>>,
+    writer: Option<tokio::task::JoinHandle<()>>,
+    model_name: String,
+    save_total_limit: usize,
+    card: Card,
+}
+
+impl Reporter {
+    /// Starts the writer of reports. Must be called inside the runtime.
+    pub fn start(store: Store, lease: LeaseToken, wish: Wish, model_name: String, save_total_limit: usize, card: Card) -> Self {
+        let (entries, from_loop) = mpsc::channel(1024);
+        let (progress, latest) = watch::channel(None);
+        let writer = tokio::spawn(write_all(store.clone(), lease.clone(), wish.clone(), from_loop, latest));
+        Self { store, lease, wish, runtime: Handle::current(), entries, progress, writer: Some(writer), model_name, save_total_limit, card }
+    }
+
+    fn send(&self, entry: Entry) {
+        // Fails only when the writer has ended, which it does when the lease is lost; the wish says so.
+        let _ = self.entries.blocking_send(entry);
+    }
+
+    /// Writes what is left.
+    pub async fn finish(mut self) {
+        let writer = self.writer.take();
+        drop(self);
+        if let Some(writer) = writer
+            && let Err(error) = writer.await
+        {
+            tracing::error!(%error, "the writer of reports failed");
+        }
+    }
+
+    async fn keep_checkpoint(&self, ready: &CheckpointReady<'_>) -> Result<(), StoreError> {
+        let step = i64::try_from(ready.step).unwrap_or(i64::MAX);
+        let key = Keys::checkpoint(self.lease.job, step);
+        self.store.blobs().move_folder(&key, ready.folder).await?;
+        let new = NewCheckpoint {
+            step,
+            model_name: checkpoint_name(&self.model_name, step),
+            folder_key: key,
+            metrics: Value::Object(ready.metrics.clone()),
+            is_best: ready.is_best,
+        };
+        self.store.insert_checkpoint(&self.lease, &new).await?;
+        self.store.retain_checkpoints(&self.lease, self.save_total_limit).await?;
+        Ok(())
+    }
+}
+
+impl Observer for Reporter {
+    fn control(&mut self) -> Control {
+        self.wish.control()
+    }
+
+    fn event(&mut self, level: Level, message: String, data: Value) {
+        let event = match level {
+            Level::Info => NewEvent::info(message),
+            Level::Warn => NewEvent::warn(message),
+        };
+        self.send(Entry::Event(event.with(data)));
+    }
+
+    fn log(&mut self, entry: Map<String, Value>) {
+        let step = entry.get("step").and_then(Value::as_i64).unwrap_or(0);
+        let figure = |name: &str| entry.get(name).and_then(Value::as_f64);
+        let message = match (figure("loss"), figure("eval_loss")) {
+            (Some(loss), _) => format!("Step {step}: training loss {loss:.4}"),
+            (None, Some(loss)) => match figure("eval_accuracy") {
+                Some(accuracy) => format!("Step {step}: evaluation loss {loss:.4}, accuracy {accuracy:.4}"),
+                None => format!("Step {step}: evaluation loss {loss:.4}"),
+            },
+            (None, None) => format!("Step {step}"),
+        };
+        let entry = Value::Object(entry);
+        self.send(Entry::Event(NewEvent::metrics(message, entry.clone())));
+        self.send(Entry::Metric(NewMetric { step, entry }));
+    }
+
+    fn progress(&mut self, progress: Progress) {
+        self.progress.send_replace(Some(progress));
+    }
+
+    fn checkpoint(&mut self, ready: CheckpointReady) -> Result<(), MlError> {
+        let card = self.card.text(Some(&ready.metrics));
+        std::fs::write(ready.folder.join("model/README.md"), card).map_err(|e| MlError::io(ready.folder, e))?;
+        self.runtime.block_on(self.keep_checkpoint(&ready)).map_err(|e| {
+            if matches!(e, StoreError::Fenced { .. }) {
+                self.wish.stop();
+            }
+            MlError::Observer(e.to_string())
+        })
+    }
+
+    fn state_folder(&mut self, step: u64) -> Result<PathBuf, MlError> {
+        let key = Keys::checkpoint(self.lease.job, i64::try_from(step).unwrap_or(i64::MAX));
+        self.store
+            .blobs()
+            .local_path(&key)
+            .ok_or_else(|| MlError::Observer(format!("the checkpoint of step {step} is not on this machine")))
+    }
+}
+
+/// Writes entries and progress every 200 ms, and the rest when the loop has ended.
+async fn write_all(
+    store: Store,
+    lease: LeaseToken,
+    wish: Wish,
+    mut entries: mpsc::Receiver<Entry>,
+    mut latest: watch::Receiver<Option<Progress>>,
+) {
+    const BATCH: usize = 256;
+    let mut batch = Vec::with_capacity(BATCH);
+    loop {
+        let open = tokio::select! {
+            n = entries.recv_many(&mut batch, BATCH) => n > 0,
+            changed = latest.changed() => changed.is_ok() || !entries.is_closed(),
+        };
+        if open {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            while batch.len() < BATCH
+                && let Ok(entry) = entries.try_recv()
+            {
+                batch.push(entry);
+            }
+        }
+        let progress = *latest.borrow_and_update();
+        if let Err(error) = write(&store, &lease, &mut batch, progress).await {
+            if matches!(error, StoreError::Fenced { .. }) {
+                return wish.stop();
+            }
+            tracing::error!(job_id = %lease.job, %error, "a report could not be written");
+        }
+        if !open {
+            return;
+        }
+    }
+}
+
+async fn write(store: &Store, lease: &LeaseToken, batch: &mut Vec<Entry>, progress: Option<Progress>) -> Result<(), StoreError> {
+    let (mut events, mut metrics) = (Vec::new(), Vec::new());
+    for entry in batch.drain(..) {
+        match entry {
+            Entry::Event(event) => events.push(event),
+            Entry::Metric(metric) => metrics.push(metric),
+        }
+    }
+    store.append_metrics(lease, &metrics).await?;
+    if let Some(p) = progress {
+        let whole = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        let progress = tunesmith_store::Progress {
+            phase: Some("training".to_owned()),
+            step: Some(whole(p.step)),
+            total_steps: Some(whole(p.total_steps)),
+            epoch: Some(p.epoch),
+            eta_ms: Some((p.eta_seconds * 1e3) as i64),
+            trained_tokens: Some(whole(p.trained_tokens)),
+        };
+        store.progress(lease, &progress).await?;
+    }
+    if !events.is_empty() {
+        store.append_events(lease, &events).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,90 @@
+//! The command line against a running server, and on its own.
+
+use std::process::Output;
+
+use serde_json::Value;
+
+use crate::harness::{Server, command, two_classes};
+
+async fn run(server: &Server, args: &[&str]) -> Output {
+    let mut command = command(server.folder.path());
+    command.env("TUNESMITH_URL", &server.url).args(args);
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+}
+
+#[track_caller]
+fn good(output: Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn a_job_is_submitted_listed_and_steered() {
+    let server = Server::start();
+    let rows = server.folder.path().join("rows.jsonl");
+    std::fs::write(&rows, two_classes(10)).unwrap();
+    let args = ["submit", "--model", "file:tiny", "--training-file", rows.to_str().unwrap(), "--suffix", "cli", "--set", "training.num_train_epochs=1", "--tuning", "head"];
+    let submitted = good(run(&server, &args).await);
+    let id = submitted.split_whitespace().next().unwrap().to_owned();
+    let job: Value = serde_json::from_str(&good(run(&server, &["jobs", "show", &id]).await)).unwrap();
+    assert_eq!((job["training"]["num_train_epochs"].as_f64(), job["tuning"]["type"].as_str()), (Some(1.0), Some("head")));
+    assert!(good(run(&server, &["jobs"]).await).contains(&id));
+    assert!(good(run(&server, &["jobs", "pause", &id]).await).contains("paused"));
+    assert!(good(run(&server, &["jobs", "resume", &id]).await).contains("queued"));
+    assert!(good(run(&server, &["jobs", "cancel", &id]).await).contains("cancelled"));
+    assert!(good(run(&server, &["logs", &id]).await).contains("Created fine-tuning job"));
+    let watched = run(&server, &["jobs", "watch", &id]).await;
+    assert!(!watched.status.success(), "a cancelled job is no success");
+    assert!(String::from_utf8_lossy(&watched.stdout).contains("cancelled"));
+    good(run(&server, &["jobs", "delete", &id]).await);
+}
+
+#[tokio::test]
+async fn files_are_uploaded_listed_and_printed() {
+    let server = Server::start();
+    let rows = server.folder.path().join("rows.jsonl");
+    std::fs::write(&rows, two_classes(3)).unwrap();
+    let uploaded = good(run(&server, &["files", "upload", rows.to_str().unwrap()]).await);
+    assert!(uploaded.contains("6 rows"), "{uploaded}");
+    let id = uploaded.split_whitespace().next().unwrap().to_owned();
+    assert!(good(run(&server, &["files"]).await).contains("rows.jsonl"));
+    assert_eq!(good(run(&server, &["files", "content", &id]).await), two_classes(3));
+    good(run(&server, &["files", "delete", &id]).await);
+    let gone = run(&server, &["files", "show", &id]).await;
+    assert!(!gone.status.success());
+    assert!(String::from_utf8_lossy(&gone.stderr).contains("No such file"));
+}
+
+#[tokio::test]
+async fn models_are_listed_and_disk_use_is_shown() {
+    let server = Server::start();
+    server.data_set().await;
+    assert!(good(run(&server, &["models"]).await).contains("all-minilm-l6-v2"));
+    assert!(good(run(&server, &["pull", "--list"]).await).contains("all-minilm-l6-v2"));
+    let usage = good(run(&server, &["gc"]).await);
+    assert!(usage.contains("files") && usage.contains("database"), "{usage}");
+    let locked = run(&server, &["gc", "--sweep"]).await;
+    assert!(!locked.status.success(), "a sweep beside a server would take uploads for garbage");
+}
+
+#[test]
+fn without_a_server_the_error_says_how_to_start_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = command(folder.path()).args(["jobs", "--url", "http://127.0.0.1:9"]).output().unwrap();
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("tunesmith serve"));
+}
+
+#[test]
+fn doctor_tells_what_is_there_and_fails_on_what_cannot_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = command(folder.path()).arg("doctor").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}");
+    for what in ["processor", "memory", "data folder", "hub cache"] {
+        assert!(text.contains(what), "{what}: {text}");
+    }
+    let open = command(folder.path()).args(["doctor", "--host", "0.0.0.0"]).output().unwrap();
+    assert!(!open.status.success());
+    assert!(String::from_utf8_lossy(&open.stdout).contains("FAIL  address"));
+}

@@ -1,0 +1,29 @@
+//! The API's description: current in the repository, the same from the server and the command line.
+
+use std::path::Path;
+
+use crate::harness::{Server, command};
+
+fn printed() -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let output = command(folder.path()).arg("openapi").output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_committed_description_is_current() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi.yaml");
+    let committed = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(committed == printed(), "openapi.yaml is not current: run `cargo run -- openapi > openapi.yaml`");
+}
+
+#[tokio::test]
+async fn the_server_serves_what_the_command_prints() {
+    let server = Server::start();
+    let got = server.get("/openapi.yaml").await;
+    assert_eq!(got.header("content-type"), "application/yaml");
+    assert_eq!(got.text(), printed());
+    let page = server.get("/docs").await;
+    assert!(page.header("content-type").starts_with("text/html") && page.text().contains("/v1/fine_tuning/jobs"));
+}
