@@ -32,15 +32,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let pool = threads::build_pool(threads)?;
     let count = pool.current_num_threads();
     let peak = pool.install(peak_of_one_thread) * count as f64;
-    println!(
-        "{} with {count} threads: register-only FMA {peak:.0} GF/s",
-        cpu::kernel_set()
-    );
-    let values = |n: usize| {
-        (0..n)
-            .map(|i| ((i * 7919) % 1000) as f32 / 1000.0 - 0.5)
-            .collect::<Vec<_>>()
-    };
+    println!("{} with {count} threads: register-only FMA {peak:.0} GF/s", cpu::kernel_set());
+    let values = |n: usize| (0..n).map(|i| ((i * 7919) % 1000) as f32 / 1000.0 - 0.5).collect::<Vec<_>>();
     for precision in [Precision::F32, Precision::Bf16] {
         for (rows, k, n) in [
             (2048, 384, 1536),
@@ -58,12 +51,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let (x, w) = (values(rows * k), values(n * k));
             let mut y = vec![0.0; rows * n];
             let mut packed = Packed::new(&w, n, k, Layout::RowMajor, precision);
-            let time =
-                pool.install(|| best(|| matmul(&x, rows, &packed, &mut y, Epilogue::default())));
+            let time = pool.install(|| best(|| matmul(&x, rows, &packed, &mut y, Epilogue::default())));
             let repack = pool.install(|| best(|| packed.repack(&w)));
             let mut dw = vec![0.0; n * k];
-            let tn = pool
-                .install(|| best(|| matmul_tn(&y, &x, rows, n, k, &mut dw, 1.0, false, precision)));
+            let tn = pool.install(|| best(|| matmul_tn(&y, &x, rows, n, k, &mut dw, 1.0, false, precision)));
             let rate = |s: f64| 2.0 * (rows * n * k) as f64 / s / 1e9;
             println!(
                 "{precision:?} {rows:5} x {k:5} x {n:5}: {:7.1} GF/s ({:5.1} %)  tn {:7.1} GF/s ({:5.1} %)  repack {:6.2} GB/s",

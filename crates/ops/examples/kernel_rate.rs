@@ -19,17 +19,11 @@ fn report(what: &str, bytes: usize, mut run: impl FnMut()) {
         run();
         best = best.min(start.elapsed().as_secs_f64());
     }
-    println!(
-        "{what:28} {:8.3} ms {:7.1} GB/s",
-        best * 1e3,
-        bytes as f64 / best / 1e9
-    );
+    println!("{what:28} {:8.3} ms {:7.1} GB/s", best * 1e3, bytes as f64 / best / 1e9);
 }
 
 fn values(n: usize) -> Vec<f32> {
-    (0..n)
-        .map(|i| ((i * 7919) % 1000) as f32 / 500.0 - 1.0)
-        .collect()
+    (0..n).map(|i| ((i * 7919) % 1000) as f32 / 500.0 - 1.0).collect()
 }
 
 fn all() {
@@ -37,62 +31,24 @@ fn all() {
     const HIDDEN: usize = 384;
     let n = TOKENS * HIDDEN;
     let ids: Vec<u64> = (0..TOKENS as u64).collect();
-    let key = DropoutKey {
-        seed: 1,
-        step: 1,
-        site: 1,
-        p: 0.1,
-    };
+    let key = DropoutKey { seed: 1, step: 1, site: 1, p: 0.1 };
     let (x, wide, gamma) = (values(n), values(4 * n), values(HIDDEN));
     let (mut y, mut wide_y) = (vec![0.0; n], vec![0.0; 4 * n]);
-    let w = Packed::new(
-        &values(HIDDEN * 4 * HIDDEN),
-        4 * HIDDEN,
-        HIDDEN,
-        Layout::RowMajor,
-        Precision::F32,
-    );
-    report("product 384 -> 1536", n * 20, || {
-        matmul(&x, TOKENS, &w, &mut wide_y, Epilogue::default())
-    });
-    for kind in [
-        Activation::Gelu,
-        Activation::GeluTanh,
-        Activation::Tanh,
-        Activation::Silu,
-    ] {
-        report(&format!("{kind:?}"), n * 32, || {
-            activation::forward(kind, &wide, &mut wide_y)
-        });
+    let w = Packed::new(&values(HIDDEN * 4 * HIDDEN), 4 * HIDDEN, HIDDEN, Layout::RowMajor, Precision::F32);
+    report("product 384 -> 1536", n * 20, || matmul(&x, TOKENS, &w, &mut wide_y, Epilogue::default()));
+    for kind in [Activation::Gelu, Activation::GeluTanh, Activation::Tanh, Activation::Silu] {
+        report(&format!("{kind:?}"), n * 32, || activation::forward(kind, &wide, &mut wide_y));
     }
-    report("Gelu backward", n * 48, || {
-        activation::backward(Activation::Gelu, &wide, &wide, &mut wide_y)
-    });
+    report("Gelu backward", n * 48, || activation::backward(Activation::Gelu, &wide, &wide, &mut wide_y));
     let (mut mean, mut rstd) = (vec![0.0; TOKENS], vec![0.0; TOKENS]);
-    report("layer_norm", n * 8, || {
-        norm::layer_norm(
-            &x, &gamma, &gamma, 1e-5, HIDDEN, &mut y, &mut mean, &mut rstd,
-        )
-    });
+    report("layer_norm", n * 8, || norm::layer_norm(&x, &gamma, &gamma, 1e-5, HIDDEN, &mut y, &mut mean, &mut rstd));
     let (mut dgamma, mut dbeta) = (vec![0.0; HIDDEN], vec![0.0; HIDDEN]);
     report("layer_norm backward", n * 12, || {
-        norm::layer_norm_backward(
-            &x,
-            &x,
-            &gamma,
-            &mean,
-            &rstd,
-            HIDDEN,
-            &mut y,
-            Some(&mut dgamma),
-            Some(&mut dbeta),
-        );
+        norm::layer_norm_backward(&x, &x, &gamma, &mean, &rstd, HIDDEN, &mut y, Some(&mut dgamma), Some(&mut dbeta));
     });
     report("dropout", n * 8, || dropout(&mut y, HIDDEN, &ids, key));
     report("add", n * 12, || elementwise::add(&x, &x, &mut y));
-    report("column_sums", n * 4, || {
-        elementwise::column_sums(&x, HIDDEN, &mut dgamma)
-    });
+    report("column_sums", n * 4, || elementwise::column_sums(&x, HIDDEN, &mut dgamma));
     for (length, count) in [(50, 16), (128, 16), (512, 4)] {
         let tokens = length * count;
         let borders: Vec<u32> = (0..=count as u32).map(|i| i * length as u32).collect();
@@ -101,21 +57,10 @@ fn all() {
         let (mut out, mut lse) = (vec![0.0; q.len()], vec![0.0; tokens * 12]);
         let (mut dq, mut dk, mut dv) = (out.clone(), out.clone(), out.clone());
         for dropout in [None, Some(AttentionDropout { key, row_ids: &ids })] {
-            let spec = AttentionSpec {
-                cu_seqlens: &borders,
-                heads: 12,
-                head_dim: 32,
-                scale: 0.177,
-                causal: false,
-                dropout,
-            };
+            let spec = AttentionSpec { cu_seqlens: &borders, heads: 12, head_dim: 32, scale: 0.177, causal: false, dropout };
             let mark = if dropout.is_some() { " dropout" } else { "" };
             let flops = 4 * tokens * length * HIDDEN;
-            report(
-                &format!("attention {count}x{length}{mark} (GF/s)"),
-                flops,
-                || attention(&q, &q, &q, &spec, &mut out, &mut lse),
-            );
+            report(&format!("attention {count}x{length}{mark} (GF/s)"), flops, || attention(&q, &q, &q, &spec, &mut out, &mut lse));
             report(&format!("  backward{mark} (GF/s)"), flops * 5 / 2, || {
                 attention_backward(&q, &q, &q, &out, &lse, &q, &spec, &mut dq, &mut dk, &mut dv);
             });
@@ -124,30 +69,15 @@ fn all() {
     let m = 4_000_000;
     let (mut w, g) = (values(m), values(m));
     let (mut m1, mut m2) = (vec![0.0; m], vec![0.0; m]);
-    let cfg = AdamW {
-        lr: 1e-3,
-        beta1: 0.9,
-        beta2: 0.999,
-        eps: 1e-8,
-        weight_decay: 0.01,
-        step: 3,
-    };
-    report("adamw, 4 M weights", m * 28, || {
-        adamw(&cfg, &mut w, &g, 1.0, &mut m1, &mut m2)
-    });
-    report("sum_squares, 4 M", m * 4, || {
-        assert!(elementwise::sum_squares(&g) > 0.0)
-    });
+    let cfg = AdamW { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, step: 3 };
+    report("adamw, 4 M weights", m * 28, || adamw(&cfg, &mut w, &g, 1.0, &mut m1, &mut m2));
+    report("sum_squares, 4 M", m * 4, || assert!(elementwise::sum_squares(&g) > 0.0));
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let threads = std::env::args().nth(1).map_or(Ok(0), |v| v.parse())?;
     let pool = threads::build_pool(threads)?;
-    println!(
-        "{} with {} threads",
-        cpu::kernel_set(),
-        pool.current_num_threads()
-    );
+    println!("{} with {} threads", cpu::kernel_set(), pool.current_num_threads());
     pool.install(all);
     Ok(())
 }

@@ -26,31 +26,15 @@ pub enum Activation {
 
 /// `y = f(x)`.
 pub fn forward(kind: Activation, x: &[f32], y: &mut [f32]) {
-    assert_eq!(
-        x.len(),
-        y.len(),
-        "activation: input and output differ in length"
-    );
-    y.par_chunks_mut(CHUNK)
-        .zip(x.par_chunks(CHUNK))
-        .for_each(|(y, x)| values(kind, x, y));
+    assert_eq!(x.len(), y.len(), "activation: input and output differ in length");
+    y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| values(kind, x, y));
 }
 
 /// `dx = f'(x) · dy`, with x the pre-activation.
 pub fn backward(kind: Activation, x: &[f32], dy: &[f32], dx: &mut [f32]) {
-    assert_eq!(
-        x.len(),
-        dy.len(),
-        "activation backward: x and dy differ in length"
-    );
-    assert_eq!(
-        x.len(),
-        dx.len(),
-        "activation backward: x and dx differ in length"
-    );
-    let chunks = dx
-        .par_chunks_mut(CHUNK)
-        .zip(x.par_chunks(CHUNK).zip(dy.par_chunks(CHUNK)));
+    assert_eq!(x.len(), dy.len(), "activation backward: x and dy differ in length");
+    assert_eq!(x.len(), dx.len(), "activation backward: x and dx differ in length");
+    let chunks = dx.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK).zip(dy.par_chunks(CHUNK)));
     chunks.for_each(|(dx, (x, dy))| slopes(kind, x, dy, dx));
 }
 
@@ -93,11 +77,7 @@ fn map_values<S: Simd, C: Curve>(s: S, x: &[f32], y: &mut [f32]) {
 
 #[inline(always)]
 fn map_slopes<S: Simd, C: Curve>(s: S, x: &[f32], dy: &[f32], dx: &mut [f32]) {
-    for ((x, dy), dx) in x
-        .chunks(S::LANES)
-        .zip(dy.chunks(S::LANES))
-        .zip(dx.chunks_mut(S::LANES))
-    {
+    for ((x, dy), dx) in x.chunks(S::LANES).zip(dy.chunks(S::LANES)).zip(dx.chunks_mut(S::LANES)) {
         s.store_some(s.mul(C::slope(s, s.load_some(x)), s.load_some(dy)), dx);
     }
 }
@@ -153,11 +133,7 @@ impl Curve for GeluTanh {
         let square = s.mul(x, x);
         let cubic = s.fma(square, s.splat(Self::CUBE), s.splat(1.0));
         let (up, down) = math::sigmoid(s, s.mul(s.mul(x, cubic), s.splat(2.0 * Self::ROOT)));
-        let inner = s.fma(
-            square,
-            s.splat(6.0 * Self::ROOT * Self::CUBE),
-            s.splat(2.0 * Self::ROOT),
-        );
+        let inner = s.fma(square, s.splat(6.0 * Self::ROOT * Self::CUBE), s.splat(2.0 * Self::ROOT));
         s.fma(s.mul(x, inner), s.mul(up, down), up)
     }
 }

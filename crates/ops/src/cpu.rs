@@ -52,10 +52,7 @@ fn lower(best: Isa, bf16: bool, wish: Option<&str>) -> Detected {
         (Some("avx2"), Isa::Avx512) => Isa::Avx2,
         _ => best,
     };
-    Detected {
-        isa,
-        bf16: bf16 && isa == Isa::Avx512,
-    }
+    Detected { isa, bf16: bf16 && isa == Isa::Avx512 }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -115,10 +112,7 @@ pub fn bf16_is_faster() -> bool {
 #[cfg(target_arch = "x86_64")]
 fn vendor_is_amd() -> bool {
     let leaf = std::arch::x86_64::__cpuid(0);
-    [leaf.ebx, leaf.edx, leaf.ecx]
-        .map(u32::to_le_bytes)
-        .concat()
-        == b"AuthenticAMD"
+    [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD"
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -141,17 +135,7 @@ pub fn features() -> Vec<&'static str> {
         macro_rules! note {
             ($($name:tt),*) => { $( if is_x86_feature_detected!($name) { found.push($name); } )* };
         }
-        note!(
-            "avx2",
-            "fma",
-            "f16c",
-            "avx512f",
-            "avx512bw",
-            "avx512dq",
-            "avx512vl",
-            "avx512vnni",
-            "avx512bf16"
-        );
+        note!("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512bf16");
     }
     #[cfg(target_arch = "aarch64")]
     {
@@ -176,10 +160,7 @@ dispatch! {
 #[inline(always)]
 fn fma_burst_with<S: Simd>(s: S, rounds: usize) -> f32 {
     // Values that the compiler cannot know, different per accumulator, so that no chain is folded into another.
-    let (factor, add) = (
-        s.splat(std::hint::black_box(0.999)),
-        s.splat(std::hint::black_box(0.001)),
-    );
+    let (factor, add) = (s.splat(std::hint::black_box(0.999)), s.splat(std::hint::black_box(0.001)));
     let mut acc = [s.splat(0.0); BURST];
     for (i, a) in acc.iter_mut().enumerate() {
         *a = s.splat(std::hint::black_box(i as f32));

@@ -32,36 +32,20 @@ pub struct RowBits {
 impl DropoutKey {
     /// Mixes the key with a row id (and a lane: the head in attention, 0 elsewhere).
     pub fn row(&self, row_id: u64, lane: u32) -> RowBits {
-        let place = splitmix64(
-            self.seed
-                ^ splitmix64(
-                    self.step ^ splitmix64((u64::from(self.site) << 32) | u64::from(lane)),
-                ),
-        );
+        let place = splitmix64(self.seed ^ splitmix64(self.step ^ splitmix64((u64::from(self.site) << 32) | u64::from(lane))));
         let mixed = splitmix64(place ^ splitmix64(row_id));
-        RowBits {
-            low: mixed as u32,
-            high: (mixed >> 32) as u32,
-        }
+        RowBits { low: mixed as u32, high: (mixed >> 32) as u32 }
     }
 
     /// An element is dropped when its 32 bits are below this.
     pub fn threshold(&self) -> u32 {
-        assert!(
-            (0.0..=1.0).contains(&self.p),
-            "dropout: p = {} is not in [0, 1]",
-            self.p
-        );
+        assert!((0.0..=1.0).contains(&self.p), "dropout: p = {} is not in [0, 1]", self.p);
         (f64::from(self.p) * 4_294_967_296.0).min(4_294_967_295.0) as u32
     }
 
     /// What a kept element is multiplied by: 1 / (1 − p), and 0 when everything is dropped.
     pub fn keep_scale(&self) -> f32 {
-        if self.p < 1.0 {
-            1.0 / (1.0 - self.p)
-        } else {
-            0.0
-        }
+        if self.p < 1.0 { 1.0 / (1.0 - self.p) } else { 0.0 }
     }
 }
 
@@ -89,24 +73,16 @@ fn splitmix64(x: u64) -> u64 {
 /// In place: a kept element becomes `x / (1 − p)`, a dropped one 0. x `[rows, dim]`, one id per row. The backward pass is the
 /// same call on the gradient.
 pub fn dropout(x: &mut [f32], dim: usize, row_ids: &[u64], key: DropoutKey) {
-    assert_eq!(
-        x.len(),
-        row_ids.len() * dim,
-        "dropout: {} elements, {} rows of {dim}",
-        x.len(),
-        row_ids.len()
-    );
+    assert_eq!(x.len(), row_ids.len() * dim, "dropout: {} elements, {} rows of {dim}", x.len(), row_ids.len());
     if key.p == 0.0 || x.is_empty() {
         return;
     }
     let (threshold, factor) = (key.threshold(), key.keep_scale());
-    x.par_chunks_mut(ROWS * dim)
-        .zip(row_ids.par_chunks(ROWS))
-        .for_each(|(x, ids)| {
-            for (x, &id) in x.chunks_exact_mut(dim).zip(ids) {
-                drop_row(x, key.row(id, 0), threshold, factor);
-            }
-        });
+    x.par_chunks_mut(ROWS * dim).zip(row_ids.par_chunks(ROWS)).for_each(|(x, ids)| {
+        for (x, &id) in x.chunks_exact_mut(dim).zip(ids) {
+            drop_row(x, key.row(id, 0), threshold, factor);
+        }
+    });
 }
 
 dispatch! {
@@ -123,13 +99,7 @@ fn drop_row_with<S: Simd>(s: S, x: &mut [f32], bits: RowBits, threshold: u32, fa
 
 /// What the columns from `first` on are multiplied by: `factor` or 0.
 #[inline(always)]
-pub(crate) fn keep_factors<S: Simd>(
-    s: S,
-    bits: RowBits,
-    first: u32,
-    threshold: u32,
-    factor: f32,
-) -> S::F {
+pub(crate) fn keep_factors<S: Simd>(s: S, bits: RowBits, first: u32, threshold: u32, factor: f32) -> S::F {
     // The same steps as `RowBits::column`.
     let x = s.ixor(s.iadd(s.iota(), s.isplat(first)), s.isplat(bits.low));
     let x = s.imul(s.ixor(x, s.shr::<16>(x)), s.isplat(0x7feb_352d));
@@ -145,12 +115,7 @@ mod tests {
 
     #[test]
     fn vectors_and_scalars_draw_the_same_mask() {
-        let key = DropoutKey {
-            seed: 3,
-            step: 9,
-            site: 2,
-            p: 0.3,
-        };
+        let key = DropoutKey { seed: 3, step: 9, site: 2, p: 0.3 };
         let ids = [0, 1, 77, u64::MAX];
         for dim in [1, 5, 16, 37] {
             let mut x = vec![1.0; ids.len() * dim];
@@ -158,11 +123,7 @@ mod tests {
             for (x, id) in x.chunks_exact(dim).zip(ids) {
                 let bits = key.row(id, 0);
                 for (c, &v) in x.iter().enumerate() {
-                    let expected = if bits.column(c as u32) < key.threshold() {
-                        0.0
-                    } else {
-                        key.keep_scale()
-                    };
+                    let expected = if bits.column(c as u32) < key.threshold() { 0.0 } else { key.keep_scale() };
                     assert_eq!(v, expected, "dim {dim}, row {id}, column {c}");
                 }
             }

@@ -18,18 +18,14 @@ fn same(what: &str, a: usize, b: usize) {
 pub fn add(a: &[f32], b: &[f32], y: &mut [f32]) {
     same("add", a.len(), b.len());
     same("add", a.len(), y.len());
-    let chunks = y
-        .par_chunks_mut(CHUNK)
-        .zip(a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK)));
+    let chunks = y.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK)));
     chunks.for_each(|(y, (a, b))| add_chunk(a, b, y));
 }
 
 /// `y += x`.
 pub fn add_assign(y: &mut [f32], x: &[f32]) {
     same("add_assign", y.len(), x.len());
-    y.par_chunks_mut(CHUNK)
-        .zip(x.par_chunks(CHUNK))
-        .for_each(|(y, x)| add_assign_chunk(y, x));
+    y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| add_assign_chunk(y, x));
 }
 
 /// `x *= factor`.
@@ -40,14 +36,8 @@ pub fn scale(x: &mut [f32], factor: f32) {
 /// `out[c] += Σ_rows dy[row, c]`, rows in order. dy `[rows, n]`, out `[n]`.
 pub fn column_sums(dy: &[f32], n: usize, out: &mut [f32]) {
     same("column_sums", n, out.len());
-    assert!(
-        n > 0 && dy.len().is_multiple_of(n),
-        "column_sums: {} elements are not rows of {n}",
-        dy.len()
-    );
-    out.par_chunks_mut(COLUMNS)
-        .enumerate()
-        .for_each(|(i, out)| column_block(dy, n, i * COLUMNS, out));
+    assert!(n > 0 && dy.len().is_multiple_of(n), "column_sums: {} elements are not rows of {n}", dy.len());
+    out.par_chunks_mut(COLUMNS).enumerate().for_each(|(i, out)| column_block(dy, n, i * COLUMNS, out));
 }
 
 /// `Σ x²` in f64, over chunks at fixed borders, so that the number of threads does not show.

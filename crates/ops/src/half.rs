@@ -29,31 +29,19 @@ pub(crate) fn bf16_bits<S: Simd>(s: S, v: S::F) -> S::I {
 
 #[inline(always)]
 fn to_bf16_with<S: Simd>(_: S, x: &[f32], y: &mut [bf16]) {
-    assert_eq!(
-        x.len(),
-        y.len(),
-        "to_bf16: input and output differ in length"
-    );
+    assert_eq!(x.len(), y.len(), "to_bf16: input and output differ in length");
     for (y, x) in y.iter_mut().zip(x) {
         let bits = x.to_bits();
         let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
         let quiet = bits | 0x0040_0000;
-        let kept = if bits & 0x7fff_ffff > 0x7f80_0000 {
-            quiet
-        } else {
-            rounded
-        };
+        let kept = if bits & 0x7fff_ffff > 0x7f80_0000 { quiet } else { rounded };
         *y = bf16::from_bits((kept >> 16) as u16);
     }
 }
 
 #[inline(always)]
 fn from_bf16_with<S: Simd>(_: S, x: &[bf16], y: &mut [f32]) {
-    assert_eq!(
-        x.len(),
-        y.len(),
-        "from_bf16: input and output differ in length"
-    );
+    assert_eq!(x.len(), y.len(), "from_bf16: input and output differ in length");
     for (y, x) in y.iter_mut().zip(x) {
         *y = f32::from_bits(u32::from(x.to_bits()) << 16);
     }

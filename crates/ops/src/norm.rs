@@ -12,30 +12,13 @@ const BLOCK: usize = 32;
 /// `y = (x − mean) · rstd · gamma + beta` per row. x and y `[rows, dim]`; mean and rstd `[rows]` are kept for the backward
 /// pass. The variance is the biased one, as in PyTorch.
 #[allow(clippy::too_many_arguments)]
-pub fn layer_norm(
-    x: &[f32],
-    gamma: &[f32],
-    beta: &[f32],
-    eps: f32,
-    dim: usize,
-    y: &mut [f32],
-    mean: &mut [f32],
-    rstd: &mut [f32],
-) {
-    check(
-        "layer_norm",
-        x.len(),
-        dim,
-        gamma.len(),
-        mean.len(),
-        rstd.len(),
-    );
+pub fn layer_norm(x: &[f32], gamma: &[f32], beta: &[f32], eps: f32, dim: usize, y: &mut [f32], mean: &mut [f32], rstd: &mut [f32]) {
+    check("layer_norm", x.len(), dim, gamma.len(), mean.len(), rstd.len());
     assert_eq!(beta.len(), dim, "layer_norm: beta");
     assert_eq!(y.len(), x.len(), "layer_norm: y");
     let rows = x.par_chunks(BLOCK * dim).zip(y.par_chunks_mut(BLOCK * dim));
     let kept = mean.par_chunks_mut(BLOCK).zip(rstd.par_chunks_mut(BLOCK));
-    rows.zip(kept)
-        .for_each(|((x, y), (mean, rstd))| forward(x, gamma, beta, eps, dim, y, mean, rstd));
+    rows.zip(kept).for_each(|((x, y), (mean, rstd))| forward(x, gamma, beta, eps, dim, y, mean, rstd));
 }
 
 /// The gradients of [`layer_norm`]: dx is written, dgamma and dbeta are added to.
@@ -51,37 +34,19 @@ pub fn layer_norm_backward(
     dgamma: Option<&mut [f32]>,
     dbeta: Option<&mut [f32]>,
 ) {
-    check(
-        "layer_norm_backward",
-        x.len(),
-        dim,
-        gamma.len(),
-        mean.len(),
-        rstd.len(),
-    );
+    check("layer_norm_backward", x.len(), dim, gamma.len(), mean.len(), rstd.len());
     assert_eq!(dy.len(), x.len(), "layer_norm_backward: dy");
     assert_eq!(dx.len(), x.len(), "layer_norm_backward: dx");
     let blocks = mean.len().div_ceil(BLOCK);
     // [blocks, gamma and beta, dim]
-    let mut partial = if dgamma.is_some() || dbeta.is_some() {
-        vec![0.0; blocks * 2 * dim]
-    } else {
-        Vec::new()
-    };
-    let rows = dx
-        .par_chunks_mut(BLOCK * dim)
-        .zip(dy.par_chunks(BLOCK * dim))
-        .zip(x.par_chunks(BLOCK * dim));
+    let mut partial = if dgamma.is_some() || dbeta.is_some() { vec![0.0; blocks * 2 * dim] } else { Vec::new() };
+    let rows = dx.par_chunks_mut(BLOCK * dim).zip(dy.par_chunks(BLOCK * dim)).zip(x.par_chunks(BLOCK * dim));
     let kept = mean.par_chunks(BLOCK).zip(rstd.par_chunks(BLOCK));
     if partial.is_empty() {
-        rows.zip(kept).for_each(|(((dx, dy), x), (mean, rstd))| {
-            backward(dy, x, gamma, mean, rstd, dim, dx, &mut [])
-        });
+        rows.zip(kept).for_each(|(((dx, dy), x), (mean, rstd))| backward(dy, x, gamma, mean, rstd, dim, dx, &mut []));
     } else {
         let work = rows.zip(kept).zip(partial.par_chunks_mut(2 * dim));
-        work.for_each(|((((dx, dy), x), (mean, rstd)), sums)| {
-            backward(dy, x, gamma, mean, rstd, dim, dx, sums)
-        });
+        work.for_each(|((((dx, dy), x), (mean, rstd)), sums)| backward(dy, x, gamma, mean, rstd, dim, dx, sums));
     }
     for (part, gradient) in [dgamma, dbeta].into_iter().enumerate() {
         let Some(gradient) = gradient else { continue };
@@ -95,10 +60,7 @@ pub fn layer_norm_backward(
 }
 
 fn check(what: &str, x: usize, dim: usize, gamma: usize, mean: usize, rstd: usize) {
-    assert!(
-        dim > 0 && x.is_multiple_of(dim),
-        "{what}: {x} elements are not rows of {dim}"
-    );
+    assert!(dim > 0 && x.is_multiple_of(dim), "{what}: {x} elements are not rows of {dim}");
     assert_eq!(gamma, dim, "{what}: gamma");
     assert_eq!(mean, x / dim, "{what}: mean needs one element per row");
     assert_eq!(rstd, x / dim, "{what}: rstd needs one element per row");
@@ -115,11 +77,7 @@ dispatch! {
 /// The first `width` lanes of v, and 0 in the others.
 #[inline(always)]
 fn first_lanes<S: Simd>(s: S, v: S::F, width: usize) -> S::F {
-    if width >= S::LANES {
-        v
-    } else {
-        s.select_below(s.iota(), s.isplat(width as u32), v, s.splat(0.0))
-    }
+    if width >= S::LANES { v } else { s.select_below(s.iota(), s.isplat(width as u32), v, s.splat(0.0)) }
 }
 
 #[inline(always)]
@@ -174,35 +132,18 @@ fn backward_with<S: Simd>(
     sums: &mut [f32],
 ) {
     let lanes = S::LANES;
-    for (i, ((dx, dy), x)) in dx
-        .chunks_exact_mut(dim)
-        .zip(dy.chunks_exact(dim))
-        .zip(x.chunks_exact(dim))
-        .enumerate()
-    {
+    for (i, ((dx, dy), x)) in dx.chunks_exact_mut(dim).zip(dy.chunks_exact(dim)).zip(x.chunks_exact(dim)).enumerate() {
         let (centre, factor) = (s.splat(mean[i]), s.splat(rstd[i]));
         let (mut sum_g, mut sum_gx) = (s.splat(0.0), s.splat(0.0));
-        for ((dy, x), gamma) in dy
-            .chunks(lanes)
-            .zip(x.chunks(lanes))
-            .zip(gamma.chunks(lanes))
-        {
+        for ((dy, x), gamma) in dy.chunks(lanes).zip(x.chunks(lanes)).zip(gamma.chunks(lanes)) {
             // Lanes beyond the row are 0 in dy, so they add nothing.
             let g = s.mul(s.load_some(dy), s.load_some(gamma));
             let normal = s.mul(s.sub(s.load_some(x), centre), factor);
             sum_g = s.add(sum_g, g);
             sum_gx = s.fma(g, normal, sum_gx);
         }
-        let (a, b) = (
-            s.splat(s.sum(sum_g) / dim as f32),
-            s.splat(s.sum(sum_gx) / dim as f32),
-        );
-        for (((dx, dy), x), gamma) in dx
-            .chunks_mut(lanes)
-            .zip(dy.chunks(lanes))
-            .zip(x.chunks(lanes))
-            .zip(gamma.chunks(lanes))
-        {
+        let (a, b) = (s.splat(s.sum(sum_g) / dim as f32), s.splat(s.sum(sum_gx) / dim as f32));
+        for (((dx, dy), x), gamma) in dx.chunks_mut(lanes).zip(dy.chunks(lanes)).zip(x.chunks(lanes)).zip(gamma.chunks(lanes)) {
             let g = s.mul(s.load_some(dy), s.load_some(gamma));
             let normal = s.mul(s.sub(s.load_some(x), centre), factor);
             let rest = s.sub(s.sub(g, a), s.mul(normal, b));
@@ -211,8 +152,7 @@ fn backward_with<S: Simd>(
         if !sums.is_empty() {
             let (dgamma, dbeta) = sums.split_at_mut(dim);
             let parameters = dgamma.chunks_mut(lanes).zip(dbeta.chunks_mut(lanes));
-            for ((dgamma, dbeta), (dy, x)) in parameters.zip(dy.chunks(lanes).zip(x.chunks(lanes)))
-            {
+            for ((dgamma, dbeta), (dy, x)) in parameters.zip(dy.chunks(lanes).zip(x.chunks(lanes))) {
                 let d = s.load_some(dy);
                 let normal = s.mul(s.sub(s.load_some(x), centre), factor);
                 s.store_some(s.fma(d, normal, s.load_some(dgamma)), dgamma);

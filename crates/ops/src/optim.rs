@@ -25,44 +25,20 @@ pub struct AdamW {
 }
 
 /// Updates master weights and moments from `grad · grad_scale` (the clipping factor). All slices have one length.
-pub fn adamw(
-    cfg: &AdamW,
-    master: &mut [f32],
-    grad: &[f32],
-    grad_scale: f32,
-    exp_avg: &mut [f32],
-    exp_avg_sq: &mut [f32],
-) {
+pub fn adamw(cfg: &AdamW, master: &mut [f32], grad: &[f32], grad_scale: f32, exp_avg: &mut [f32], exp_avg_sq: &mut [f32]) {
     let n = master.len();
     let moments = (exp_avg.len(), exp_avg_sq.len());
-    assert!(
-        grad.len() == n && moments == (n, n),
-        "adamw: {n} weights, {} gradients, {moments:?} moments",
-        grad.len()
-    );
+    assert!(grad.len() == n && moments == (n, n), "adamw: {n} weights, {} gradients, {moments:?} moments", grad.len());
     assert!(cfg.step > 0, "adamw: steps count from 1");
     let bias1 = 1.0 - f64::from(cfg.beta1).powf(cfg.step as f64);
     let bias2 = 1.0 - f64::from(cfg.beta2).powf(cfg.step as f64);
     let step_size = (f64::from(cfg.lr) / bias1) as f32;
     let root_bias2 = bias2.sqrt() as f32;
     let decay = 1.0 - cfg.lr * cfg.weight_decay;
-    let step = Step {
-        decay,
-        step_size,
-        root_bias2,
-        grad_scale,
-        cfg: *cfg,
-    };
-    let moments = exp_avg
-        .par_chunks_mut(CHUNK)
-        .zip(exp_avg_sq.par_chunks_mut(CHUNK));
-    let chunks = master
-        .par_chunks_mut(CHUNK)
-        .zip(grad.par_chunks(CHUNK))
-        .zip(moments);
-    chunks.for_each(|((master, grad), (exp_avg, exp_avg_sq))| {
-        update(&step, master, grad, exp_avg, exp_avg_sq)
-    });
+    let step = Step { decay, step_size, root_bias2, grad_scale, cfg: *cfg };
+    let moments = exp_avg.par_chunks_mut(CHUNK).zip(exp_avg_sq.par_chunks_mut(CHUNK));
+    let chunks = master.par_chunks_mut(CHUNK).zip(grad.par_chunks(CHUNK)).zip(moments);
+    chunks.for_each(|((master, grad), (exp_avg, exp_avg_sq))| update(&step, master, grad, exp_avg, exp_avg_sq));
 }
 
 /// What is the same for every element of a step.
@@ -80,21 +56,8 @@ dispatch! {
 
 // The loop names no vectors: compiled with an instruction set's features it becomes vector code, with the same bits.
 #[inline(always)]
-fn update_with<S: Simd>(
-    _: S,
-    step: &Step,
-    master: &mut [f32],
-    grad: &[f32],
-    exp_avg: &mut [f32],
-    exp_avg_sq: &mut [f32],
-) {
-    let Step {
-        decay,
-        step_size,
-        root_bias2,
-        grad_scale,
-        cfg,
-    } = *step;
+fn update_with<S: Simd>(_: S, step: &Step, master: &mut [f32], grad: &[f32], exp_avg: &mut [f32], exp_avg_sq: &mut [f32]) {
+    let Step { decay, step_size, root_bias2, grad_scale, cfg } = *step;
     let (keep1, keep2) = (1.0 - cfg.beta1, 1.0 - cfg.beta2);
     for (((w, g), m), v) in master.iter_mut().zip(grad).zip(exp_avg).zip(exp_avg_sq) {
         let g = g * grad_scale;

@@ -201,14 +201,14 @@ pub fn outputs(spec: &JobSpec) -> usize {
     if spec.data.problem_type == ProblemType::Regression { 1 } else { spec.data.labels.len() }
 }
 
-/// The precision of a job's products on this machine.
+/// The precision of a job's products on this machine: `auto` is bf16 where that is the faster one.
 pub fn precision(dtype: crate::spec::Dtype, device: &Device) -> Precision {
     use crate::spec::Dtype;
     match dtype {
         Dtype::Float32 => Precision::F32,
-        Dtype::Auto | Dtype::Bfloat16 if device.is_cpu() && tunesmith_ops::cpu::has_bf16() => Precision::Bf16,
+        Dtype::Auto if device.is_cpu() && tunesmith_ops::cpu::bf16_is_faster() => Precision::Bf16,
         Dtype::Auto => Precision::F32,
-        // Asked for by name: the scalar kernels round as the unit would, only slower.
+        // Asked for by name: without the unit the scalar kernels round as it would, only slower.
         Dtype::Bfloat16 => Precision::Bf16,
     }
 }

@@ -74,11 +74,7 @@ fn fill_with<S: Kernels>(s: S, head: &Head, t: &Tensors, mut scratch: &mut [f32]
         dout: head.pack_along::<S>(t.dout, take(rest, along)),
     };
     let (kept, slopes) = (take(rest, block), take(rest, block));
-    let (dq, dk, dv) = (
-        take(rest, gradient),
-        take(rest, gradient),
-        take(rest, gradient),
-    );
+    let (dq, dk, dv) = (take(rest, gradient), take(rest, gradient), take(rest, gradient));
     let delta = take(rest, len);
     for (i, delta) in delta.iter_mut().enumerate() {
         *delta = dot(s, &t.dout[head.at(i)..][..dim], &t.out[head.at(i)..][..dim]);
@@ -94,69 +90,18 @@ fn fill_with<S: Kernels>(s: S, head: &Head, t: &Tensors, mut scratch: &mut [f32]
             if here == 0 {
                 continue;
             }
-            fill_block(
-                s, head, t, &sides, delta, kept, slopes, queries, rows, keys, here,
-            );
-            let by_query = Left {
-                ptr: slopes.as_ptr(),
-                row: KEY_BLOCK,
-                step: 1,
-            };
-            let slopes_by_key = Left {
-                ptr: slopes.as_ptr(),
-                row: 1,
-                step: KEY_BLOCK,
-            };
-            let kept_by_key = Left {
-                ptr: kept.as_ptr(),
-                row: 1,
-                step: KEY_BLOCK,
-            };
+            fill_block(s, head, t, &sides, delta, kept, slopes, queries, rows, keys, here);
+            let by_query = Left { ptr: slopes.as_ptr(), row: KEY_BLOCK, step: 1 };
+            let slopes_by_key = Left { ptr: slopes.as_ptr(), row: 1, step: KEY_BLOCK };
+            let kept_by_key = Left { ptr: kept.as_ptr(), row: 1, step: KEY_BLOCK };
             let (seen, asked) = (keys..keys + here, queries..queries + rows);
-            let (dq, dk, dv) = (
-                &mut dq[queries * padded..],
-                &mut dk[keys * padded..],
-                &mut dv[keys * padded..],
-            );
+            let (dq, dk, dv) = (&mut dq[queries * padded..], &mut dk[keys * padded..], &mut dv[keys * padded..]);
             // SAFETY: both blocks have `rows` rows of KEY_BLOCK elements, of which the first `here` were just filled; dq has `rows` and
             // dk and dv have `here` rows of `padded` elements left, and padded has room for all panels of a head.
             unsafe {
-                product(
-                    s,
-                    by_query,
-                    rows,
-                    sides.k,
-                    panels.clone(),
-                    seen,
-                    dq.as_mut_ptr(),
-                    padded,
-                    1.0,
-                    true,
-                );
-                product(
-                    s,
-                    slopes_by_key,
-                    here,
-                    sides.q,
-                    panels.clone(),
-                    asked.clone(),
-                    dk.as_mut_ptr(),
-                    padded,
-                    1.0,
-                    true,
-                );
-                product(
-                    s,
-                    kept_by_key,
-                    here,
-                    sides.dout,
-                    panels.clone(),
-                    asked,
-                    dv.as_mut_ptr(),
-                    padded,
-                    1.0,
-                    true,
-                );
+                product(s, by_query, rows, sides.k, panels.clone(), seen, dq.as_mut_ptr(), padded, 1.0, true);
+                product(s, slopes_by_key, here, sides.q, panels.clone(), asked.clone(), dk.as_mut_ptr(), padded, 1.0, true);
+                product(s, kept_by_key, here, sides.dout, panels.clone(), asked, dv.as_mut_ptr(), padded, 1.0, true);
             }
         }
     }
@@ -187,37 +132,11 @@ fn fill_block<S: Kernels>(
 ) {
     let (dim, width) = (head.spec.head_dim, head.width());
     let panels = key_panels::<S>(keys + here, keys);
-    let left = |x: &[f32]| Left {
-        ptr: x[head.at(queries)..].as_ptr(),
-        row: width,
-        step: 1,
-    };
+    let left = |x: &[f32]| Left { ptr: x[head.at(queries)..].as_ptr(), row: width, step: 1 };
     // SAFETY: q and dout have `rows` rows of `dim` elements from here at stride width; a row of a block has room for all panels.
     unsafe {
-        product(
-            s,
-            left(t.q),
-            rows,
-            sides.keys,
-            panels.clone(),
-            0..dim,
-            kept.as_mut_ptr(),
-            KEY_BLOCK,
-            head.spec.scale,
-            false,
-        );
-        product(
-            s,
-            left(t.dout),
-            rows,
-            sides.values,
-            panels,
-            0..dim,
-            slopes.as_mut_ptr(),
-            KEY_BLOCK,
-            1.0,
-            false,
-        );
+        product(s, left(t.q), rows, sides.keys, panels.clone(), 0..dim, kept.as_mut_ptr(), KEY_BLOCK, head.spec.scale, false);
+        product(s, left(t.dout), rows, sides.values, panels, 0..dim, slopes.as_mut_ptr(), KEY_BLOCK, 1.0, false);
     }
     let tokens = head.spec.tokens();
     let (scale, whole) = (s.splat(head.spec.scale), here.next_multiple_of(S::LANES));

@@ -41,9 +41,7 @@ const MAX_ROWS: usize = 16;
 #[inline(always)]
 fn scratch_len_with<S: Kernels>(_: S, head: &Head) -> usize {
     let dim = head.spec.head_dim;
-    right_len::<S>(head.len, dim)
-        + right_len::<S>(dim, head.len)
-        + S::MR * (KEY_BLOCK + head.padded::<S>())
+    right_len::<S>(head.len, dim) + right_len::<S>(dim, head.len) + S::MR * (KEY_BLOCK + head.padded::<S>())
 }
 
 #[inline(always)]
@@ -54,22 +52,13 @@ fn fill_with<S: Kernels>(s: S, head: &Head, t: &Tensors, scratch: &mut [f32]) {
     let (scores, sums) = rest.split_at_mut(S::MR * KEY_BLOCK);
     let keys = head.pack_across::<S>(t.k, keys);
     let values = head.pack_along::<S>(t.v, values);
-    let mut walk = Walk {
-        scores,
-        sums,
-        max: [0.0; MAX_ROWS],
-        sum: [0.0; MAX_ROWS],
-    };
+    let mut walk = Walk { scores, sums, max: [0.0; MAX_ROWS], sum: [0.0; MAX_ROWS] };
     for first in (0..head.len).step_by(S::MR) {
         let rows = (head.len - first).min(S::MR);
         walk.max = [f32::NEG_INFINITY; MAX_ROWS];
         walk.sum = [0.0; MAX_ROWS];
         walk.sums.fill(0.0);
-        let seen = if head.spec.causal {
-            first + rows
-        } else {
-            head.len
-        };
+        let seen = if head.spec.causal { first + rows } else { head.len };
         for block in (0..seen).step_by(KEY_BLOCK) {
             add_block(s, head, t, &keys, &values, &mut walk, first, rows, block);
         }
@@ -93,27 +82,10 @@ fn add_block<S: Kernels>(
 ) {
     let (dim, padded) = (head.spec.head_dim, head.padded::<S>());
     let here = head.visible(first + rows - 1, block);
-    let left = Left {
-        ptr: t.q[head.at(first)..].as_ptr(),
-        row: head.width(),
-        step: 1,
-    };
+    let left = Left { ptr: t.q[head.at(first)..].as_ptr(), row: head.width(), step: 1 };
     let panels = key_panels::<S>(block + here, block);
     // SAFETY: q has `rows` rows of `dim` elements from here at stride width; a row of scores has room for all panels of a block.
-    unsafe {
-        product(
-            s,
-            left,
-            rows,
-            *keys,
-            panels,
-            0..dim,
-            walk.scores.as_mut_ptr(),
-            KEY_BLOCK,
-            head.spec.scale,
-            false,
-        )
-    };
+    unsafe { product(s, left, rows, *keys, panels, 0..dim, walk.scores.as_mut_ptr(), KEY_BLOCK, head.spec.scale, false) };
     for r in 0..rows {
         let scores = &mut walk.scores[r * KEY_BLOCK..][..here.next_multiple_of(S::LANES)];
         let visible = s.isplat(head.visible(first + r, block) as u32);
@@ -136,10 +108,7 @@ fn add_block<S: Kernels>(
             let p = math::exp(s, s.sub(s.load(part), centre));
             total = s.add(total, p);
             let p = match mask {
-                Some((bits, threshold, factor)) => s.mul(
-                    p,
-                    keep_factors(s, bits, (block + i * S::LANES) as u32, threshold, factor),
-                ),
+                Some((bits, threshold, factor)) => s.mul(p, keep_factors(s, bits, (block + i * S::LANES) as u32, threshold, factor)),
                 None => p,
             };
             s.store(p, part);
@@ -151,27 +120,10 @@ fn add_block<S: Kernels>(
         walk.sum[r] = walk.sum[r] * s.largest(shrink) + s.sum(total);
         walk.max[r] = max;
     }
-    let left = Left {
-        ptr: walk.scores.as_ptr(),
-        row: KEY_BLOCK,
-        step: 1,
-    };
+    let left = Left { ptr: walk.scores.as_ptr(), row: KEY_BLOCK, step: 1 };
     let panels = 0..panel_count(dim, S::LANES);
     // SAFETY: `rows` rows of scores hold `here` probabilities each; a row of sums has room for all panels of the values.
-    unsafe {
-        product(
-            s,
-            left,
-            rows,
-            *values,
-            panels,
-            block..block + here,
-            walk.sums.as_mut_ptr(),
-            padded,
-            1.0,
-            true,
-        )
-    };
+    unsafe { product(s, left, rows, *values, panels, block..block + here, walk.sums.as_mut_ptr(), padded, 1.0, true) };
 }
 
 /// Divides by the sum and writes the rows out.
@@ -187,10 +139,7 @@ fn finish<S: Kernels>(s: S, head: &Head, t: &Tensors, walk: &Walk, first: usize,
             std::slice::from_raw_parts_mut(t.out.ptr().add(head.at(i)), dim)
         };
         let total = s.splat(walk.sum[r]);
-        for (out, sums) in out
-            .chunks_mut(S::LANES)
-            .zip(walk.sums[r * padded..].chunks_exact(S::LANES))
-        {
+        for (out, sums) in out.chunks_mut(S::LANES).zip(walk.sums[r * padded..].chunks_exact(S::LANES)) {
             s.store_some(s.div(s.load(sums), total), out);
         }
     }

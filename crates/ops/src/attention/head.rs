@@ -4,10 +4,7 @@
 
 use super::AttentionSpec;
 use crate::dropout::RowBits;
-use crate::matmul::{
-    Finish, Kernels, PANEL_VECTORS, Precision, Source, Start, Tile, pack_panel, packed_len, panel,
-    panel_count, tile,
-};
+use crate::matmul::{Finish, Kernels, PANEL_VECTORS, Precision, Source, Start, Tile, pack_panel, packed_len, panel, panel_count, tile};
 use std::ops::Range;
 
 /// Keys per step of the online softmax: a border of the sequence, the same for every row and every batch.
@@ -52,9 +49,7 @@ impl Head<'_> {
 
     /// Columns of a head in scratch: whole vectors.
     pub fn padded<S: Kernels>(&self) -> usize {
-        self.spec
-            .head_dim
-            .next_multiple_of(S::LANES * PANEL_VECTORS)
+        self.spec.head_dim.next_multiple_of(S::LANES * PANEL_VECTORS)
     }
 
     /// Where this head's part of the sequence's i-th token begins.
@@ -72,42 +67,16 @@ impl Head<'_> {
         self.pack::<S>(x, self.spec.head_dim, self.len, false, out)
     }
 
-    fn pack<'b, S: Kernels>(
-        &self,
-        x: &[f32],
-        n: usize,
-        steps: usize,
-        across: bool,
-        out: &'b mut [f32],
-    ) -> Right<'b> {
+    fn pack<'b, S: Kernels>(&self, x: &[f32], n: usize, steps: usize, across: bool, out: &'b mut [f32]) -> Right<'b> {
         // Rows of the sequence, from this head's first element to the last token's last.
         let x = &x[self.at(0)..self.at(self.len - 1) + self.spec.head_dim];
         for index in 0..panel_count(n, S::LANES) {
             let p = panel(index, n, steps, S::LANES);
-            let from = if across {
-                p.first * self.width()
-            } else {
-                p.first
-            };
-            let source = Source {
-                data: &x[from..],
-                stride: self.width(),
-                across,
-            };
-            pack_panel(
-                source,
-                p.cols,
-                steps,
-                p.vectors * S::LANES,
-                Precision::F32,
-                &mut out[p.offset..],
-            );
+            let from = if across { p.first * self.width() } else { p.first };
+            let source = Source { data: &x[from..], stride: self.width(), across };
+            pack_panel(source, p.cols, steps, p.vectors * S::LANES, Precision::F32, &mut out[p.offset..]);
         }
-        Right {
-            data: out,
-            n,
-            steps,
-        }
+        Right { data: out, n, steps }
     }
 
     /// How many keys of a block that begins at key `first` the i-th query sees.
@@ -119,9 +88,7 @@ impl Head<'_> {
     /// The dropout mask's row for the i-th query, with the threshold and the factor of what is kept.
     pub fn mask(&self, i: usize) -> Option<(RowBits, u32, f32)> {
         let dropout = self.spec.dropout.as_ref().filter(|d| d.key.p > 0.0)?;
-        let bits = dropout
-            .key
-            .row(dropout.row_ids[self.start + i], self.head as u32);
+        let bits = dropout.key.row(dropout.row_ids[self.start + i], self.head as u32);
         Some((bits, dropout.key.threshold(), dropout.key.keep_scale()))
     }
 }
@@ -162,11 +129,7 @@ pub(super) unsafe fn product<S: Kernels>(
                 c_row,
                 cols: width,
                 start: Start::Zero,
-                finish: Finish::Store {
-                    scale,
-                    bias: std::ptr::null(),
-                    accumulate,
-                },
+                finish: Finish::Store { scale, bias: std::ptr::null(), accumulate },
             };
             // SAFETY: the right side's slice was just checked; left and c are the caller's promise.
             unsafe { tile::<S, false>(s, (rows - row).min(S::MR), p.vectors, &job) };

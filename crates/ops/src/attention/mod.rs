@@ -42,40 +42,16 @@ impl AttentionSpec<'_> {
     /// Checks the spec and the lengths of the slices that go with it.
     fn check(&self, what: &str, rows: &[(&str, usize)], lse: usize) {
         let cu = self.cu_seqlens;
-        assert!(
-            !cu.is_empty() && cu[0] == 0,
-            "{what}: cu_seqlens must begin with 0"
-        );
-        assert!(
-            cu.windows(2).all(|w| w[0] <= w[1]),
-            "{what}: cu_seqlens must not fall"
-        );
-        assert!(
-            self.heads > 0 && self.head_dim > 0,
-            "{what}: heads and head_dim must not be 0"
-        );
+        assert!(!cu.is_empty() && cu[0] == 0, "{what}: cu_seqlens must begin with 0");
+        assert!(cu.windows(2).all(|w| w[0] <= w[1]), "{what}: cu_seqlens must not fall");
+        assert!(self.heads > 0 && self.head_dim > 0, "{what}: heads and head_dim must not be 0");
         let (tokens, width) = (self.tokens(), self.heads * self.head_dim);
         for (name, len) in rows {
-            assert_eq!(
-                *len,
-                tokens * width,
-                "{what}: {name} has {len} elements, [{tokens}, {width}] needs {}",
-                tokens * width
-            );
+            assert_eq!(*len, tokens * width, "{what}: {name} has {len} elements, [{tokens}, {width}] needs {}", tokens * width);
         }
-        assert_eq!(
-            lse,
-            self.heads * tokens,
-            "{what}: lse has {lse} elements, [{}, {tokens}] needs {}",
-            self.heads,
-            self.heads * tokens
-        );
+        assert_eq!(lse, self.heads * tokens, "{what}: lse has {lse} elements, [{}, {tokens}] needs {}", self.heads, self.heads * tokens);
         if let Some(dropout) = &self.dropout {
-            assert_eq!(
-                dropout.row_ids.len(),
-                tokens,
-                "{what}: dropout needs one row id per token"
-            );
+            assert_eq!(dropout.row_ids.len(), tokens, "{what}: dropout needs one row id per token");
         }
     }
 
@@ -86,46 +62,20 @@ impl AttentionSpec<'_> {
     /// Calls `work` for every head of every sequence that is not empty, on the thread pool.
     fn for_each_head(&self, work: impl Fn(Head) + Sync + Send) {
         let sequences = self.cu_seqlens.len() - 1;
-        (0..sequences * self.heads)
-            .into_par_iter()
-            .for_each(|task| {
-                let (sequence, head) = (task / self.heads, task % self.heads);
-                let (start, end) = (
-                    self.cu_seqlens[sequence] as usize,
-                    self.cu_seqlens[sequence + 1] as usize,
-                );
-                if start < end {
-                    work(Head {
-                        spec: self,
-                        head,
-                        start,
-                        len: end - start,
-                    });
-                }
-            });
+        (0..sequences * self.heads).into_par_iter().for_each(|task| {
+            let (sequence, head) = (task / self.heads, task % self.heads);
+            let (start, end) = (self.cu_seqlens[sequence] as usize, self.cu_seqlens[sequence + 1] as usize);
+            if start < end {
+                work(Head { spec: self, head, start, len: end - start });
+            }
+        });
     }
 }
 
 /// `out = softmax(scale · q · kᵀ) · v` per sequence and head. q, k, v, out `[tokens, heads · head_dim]`; lse `[heads, tokens]` is
 /// the logarithm of each row's softmax denominator, kept for the backward pass.
-pub fn attention(
-    q: &[f32],
-    k: &[f32],
-    v: &[f32],
-    spec: &AttentionSpec,
-    out: &mut [f32],
-    lse: &mut [f32],
-) {
-    spec.check(
-        "attention",
-        &[
-            ("q", q.len()),
-            ("k", k.len()),
-            ("v", v.len()),
-            ("out", out.len()),
-        ],
-        lse.len(),
-    );
+pub fn attention(q: &[f32], k: &[f32], v: &[f32], spec: &AttentionSpec, out: &mut [f32], lse: &mut [f32]) {
+    spec.check("attention", &[("q", q.len()), ("k", k.len()), ("v", v.len()), ("out", out.len())], lse.len());
     let (out, lse) = (Shared::new(out), Shared::new(lse));
     spec.for_each_head(|head| forward::run(&head, &forward::Tensors { q, k, v, out, lse }));
 }
@@ -144,34 +94,9 @@ pub fn attention_backward(
     dk: &mut [f32],
     dv: &mut [f32],
 ) {
-    let read = [
-        ("q", q.len()),
-        ("k", k.len()),
-        ("v", v.len()),
-        ("out", out.len()),
-        ("dout", dout.len()),
-    ];
+    let read = [("q", q.len()), ("k", k.len()), ("v", v.len()), ("out", out.len()), ("dout", dout.len())];
     spec.check("attention_backward", &read, lse.len());
-    spec.check(
-        "attention_backward",
-        &[("dq", dq.len()), ("dk", dk.len()), ("dv", dv.len())],
-        lse.len(),
-    );
+    spec.check("attention_backward", &[("dq", dq.len()), ("dk", dk.len()), ("dv", dv.len())], lse.len());
     let (dq, dk, dv) = (Shared::new(dq), Shared::new(dk), Shared::new(dv));
-    spec.for_each_head(|head| {
-        backward::run(
-            &head,
-            &backward::Tensors {
-                q,
-                k,
-                v,
-                out,
-                lse,
-                dout,
-                dq,
-                dk,
-                dv,
-            },
-        )
-    });
+    spec.for_each_head(|head| backward::run(&head, &backward::Tensors { q, k, v, out, lse, dout, dq, dk, dv }));
 }

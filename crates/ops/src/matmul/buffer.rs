@@ -16,9 +16,7 @@ pub(crate) struct Buffer {
 impl Buffer {
     /// A buffer of zeros with room for `len` elements.
     pub(crate) fn zeros(len: usize) -> Buffer {
-        Buffer {
-            lines: vec![Line([0.0; 16]); len.div_ceil(16)],
-        }
+        Buffer { lines: vec![Line([0.0; 16]); len.div_ceil(16)] }
     }
 
     /// Makes room for `len` elements; what the buffer held is of no meaning afterwards.
@@ -37,9 +35,7 @@ impl Buffer {
     /// All elements, to write.
     pub(crate) fn as_mut_slice(&mut self) -> &mut [f32] {
         // SAFETY: as in `as_slice`; the borrow is exclusive.
-        unsafe {
-            std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.lines.len() * 16)
-        }
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.lines.len() * 16) }
     }
 }
 

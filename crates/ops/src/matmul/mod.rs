@@ -85,31 +85,15 @@ pub struct Epilogue<'a> {
 
 impl Default for Epilogue<'_> {
     fn default() -> Self {
-        Epilogue {
-            bias: None,
-            scale: 1.0,
-            accumulate: false,
-        }
+        Epilogue { bias: None, scale: 1.0, accumulate: false }
     }
 }
 
 /// `y = scale · (x · W) (+ bias) (+ y)`. x `[rows, k]`, y `[rows, n]`.
 pub fn matmul(x: &[f32], rows: usize, w: &Packed, y: &mut [f32], ep: Epilogue) {
     let (n, k) = (w.n(), w.k());
-    assert_eq!(
-        x.len(),
-        rows * k,
-        "matmul: x has {} elements, [{rows}, {k}] needs {}",
-        x.len(),
-        rows * k
-    );
-    assert_eq!(
-        y.len(),
-        rows * n,
-        "matmul: y has {} elements, [{rows}, {n}] needs {}",
-        y.len(),
-        rows * n
-    );
+    assert_eq!(x.len(), rows * k, "matmul: x has {} elements, [{rows}, {k}] needs {}", x.len(), rows * k);
+    assert_eq!(y.len(), rows * n, "matmul: y has {} elements, [{rows}, {n}] needs {}", y.len(), rows * n);
     if let Some(bias) = ep.bias {
         assert_eq!(bias.len(), n, "matmul: bias");
     }
@@ -121,47 +105,11 @@ pub fn matmul(x: &[f32], rows: usize, w: &Packed, y: &mut [f32], ep: Epilogue) {
 
 /// `c = scale · aᵀ · b (+ c)`. a `[t, n]`, b `[t, k]`, c `[n, k]`: the gradient of a weight from dy and x.
 #[allow(clippy::too_many_arguments)]
-pub fn matmul_tn(
-    a: &[f32],
-    b: &[f32],
-    t: usize,
-    n: usize,
-    k: usize,
-    c: &mut [f32],
-    scale: f32,
-    accumulate: bool,
-    precision: Precision,
-) {
-    assert_eq!(
-        a.len(),
-        t * n,
-        "matmul_tn: a has {} elements, [{t}, {n}] needs {}",
-        a.len(),
-        t * n
-    );
-    assert_eq!(
-        b.len(),
-        t * k,
-        "matmul_tn: b has {} elements, [{t}, {k}] needs {}",
-        b.len(),
-        t * k
-    );
-    assert_eq!(
-        c.len(),
-        n * k,
-        "matmul_tn: c has {} elements, [{n}, {k}] needs {}",
-        c.len(),
-        n * k
-    );
-    let job = tn::Transposed {
-        a,
-        b,
-        t,
-        n,
-        k,
-        scale,
-        accumulate,
-    };
+pub fn matmul_tn(a: &[f32], b: &[f32], t: usize, n: usize, k: usize, c: &mut [f32], scale: f32, accumulate: bool, precision: Precision) {
+    assert_eq!(a.len(), t * n, "matmul_tn: a has {} elements, [{t}, {n}] needs {}", a.len(), t * n);
+    assert_eq!(b.len(), t * k, "matmul_tn: b has {} elements, [{t}, {k}] needs {}", b.len(), t * k);
+    assert_eq!(c.len(), n * k, "matmul_tn: c has {} elements, [{n}, {k}] needs {}", c.len(), n * k);
+    let job = tn::Transposed { a, b, t, n, k, scale, accumulate };
     with_kernels!(s => match precision {
         Precision::F32 => tn::multiply::<_, false>(s, &job, c),
         Precision::Bf16 => tn::multiply::<_, true>(s, &job, c),

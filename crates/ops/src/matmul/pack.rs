@@ -56,12 +56,7 @@ pub(crate) fn panel(index: usize, n: usize, steps: usize, lanes: usize) -> Panel
     let first = index * width;
     let cols = (n - first).min(width);
     // All panels before this one are full, so its offset is a product.
-    Panel {
-        first,
-        cols,
-        vectors: cols.div_ceil(lanes),
-        offset: first * steps,
-    }
+    Panel { first, cols, vectors: cols.div_ceil(lanes), offset: first * steps }
 }
 
 /// Elements of all panels together.
@@ -89,13 +84,7 @@ impl Packed {
     /// Packs `w`, which has `n · k` elements in the given layout.
     pub fn new(w: &[f32], n: usize, k: usize, layout: Layout, precision: Precision) -> Packed {
         let data = Buffer::zeros(packed_len(n, precision.steps(k), lanes()));
-        let mut packed = Packed {
-            data,
-            n,
-            k,
-            layout,
-            precision,
-        };
+        let mut packed = Packed { data, n, k, layout, precision };
         packed.repack(w);
         packed
     }
@@ -103,37 +92,21 @@ impl Packed {
     /// Packs new values of the same shape in place.
     pub fn repack(&mut self, w: &[f32]) {
         let (n, k, precision, layout) = (self.n, self.k, self.precision, self.layout);
-        assert_eq!(
-            w.len(),
-            n * k,
-            "pack: w has {} elements, [{n}, {k}] needs {}",
-            w.len(),
-            n * k
-        );
+        assert_eq!(w.len(), n * k, "pack: w has {} elements, [{n}, {k}] needs {}", w.len(), n * k);
         let (lanes, steps) = (lanes(), precision.steps(k));
         if steps == 0 {
             return;
         }
         let full = lanes * PANEL_VECTORS * steps;
         let data = &mut self.data.as_mut_slice()[..packed_len(n, steps, lanes)];
-        data.par_chunks_mut(full)
-            .enumerate()
-            .for_each(|(index, out)| {
-                let panel = panel(index, n, steps, lanes);
-                let source = match layout {
-                    Layout::RowMajor => Source {
-                        data: &w[panel.first * k..],
-                        stride: k,
-                        across: true,
-                    },
-                    Layout::Transposed => Source {
-                        data: &w[panel.first..],
-                        stride: n,
-                        across: false,
-                    },
-                };
-                pack_panel(source, panel.cols, k, panel.vectors * lanes, precision, out);
-            });
+        data.par_chunks_mut(full).enumerate().for_each(|(index, out)| {
+            let panel = panel(index, n, steps, lanes);
+            let source = match layout {
+                Layout::RowMajor => Source { data: &w[panel.first * k..], stride: k, across: true },
+                Layout::Transposed => Source { data: &w[panel.first..], stride: n, across: false },
+            };
+            pack_panel(source, panel.cols, k, panel.vectors * lanes, precision, out);
+        });
     }
 
     /// Outputs.
@@ -176,15 +149,7 @@ dispatch! {
 }
 
 #[inline(always)]
-fn pack_panel_with<S: Simd>(
-    s: S,
-    source: Source<'_>,
-    cols: usize,
-    k: usize,
-    width: usize,
-    precision: Precision,
-    out: &mut [f32],
-) {
+fn pack_panel_with<S: Simd>(s: S, source: Source<'_>, cols: usize, k: usize, width: usize, precision: Precision, out: &mut [f32]) {
     assert!(cols <= width && out.len() >= width * precision.steps(k));
     match (precision, source.across) {
         (Precision::F32, true) => pack_across(s, source, cols, k, width, out),
@@ -198,22 +163,11 @@ const MAX_LANES: usize = 16;
 
 /// Reads `LANES` columns by at most `LANES` inputs of a source that lies across, and leaves them step by step in `turned`.
 #[inline(always)]
-fn turn_block<S: Simd>(
-    s: S,
-    source: Source<'_>,
-    column: usize,
-    input: usize,
-    inputs: usize,
-    turned: &mut [f32; MAX_LANES * MAX_LANES],
-) {
+fn turn_block<S: Simd>(s: S, source: Source<'_>, column: usize, input: usize, inputs: usize, turned: &mut [f32; MAX_LANES * MAX_LANES]) {
     let lanes = S::LANES;
     let mut block = [0.0f32; MAX_LANES * MAX_LANES];
     for r in 0..lanes {
-        let Some(row) = source
-            .data
-            .get((column + r) * source.stride + input..)
-            .filter(|row| row.len() >= inputs)
-        else {
+        let Some(row) = source.data.get((column + r) * source.stride + input..).filter(|row| row.len() >= inputs) else {
             break;
         };
         s.store(s.load_some(&row[..inputs]), &mut block[r * lanes..]);
@@ -223,14 +177,7 @@ fn turn_block<S: Simd>(
 }
 
 #[inline(always)]
-fn pack_across<S: Simd>(
-    s: S,
-    source: Source<'_>,
-    cols: usize,
-    k: usize,
-    width: usize,
-    out: &mut [f32],
-) {
+fn pack_across<S: Simd>(s: S, source: Source<'_>, cols: usize, k: usize, width: usize, out: &mut [f32]) {
     let lanes = S::LANES;
     assert!(width.is_multiple_of(lanes), "a step is whole vectors");
     for column in (0..cols).step_by(lanes) {
@@ -242,22 +189,14 @@ fn pack_across<S: Simd>(
                 // at each of the k steps, width is a multiple of lanes, and a source never overlaps its output (`&` and `&mut`).
                 unsafe {
                     let from = source.data.as_ptr().add(column * source.stride + input);
-                    s.transpose(
-                        from,
-                        source.stride,
-                        out.as_mut_ptr().add(input * width + column),
-                        width,
-                    );
+                    s.transpose(from, source.stride, out.as_mut_ptr().add(input * width + column), width);
                 }
             } else {
                 let inputs = (k - input).min(lanes);
                 let mut turned = [0.0f32; MAX_LANES * MAX_LANES];
                 turn_block(s, source, column, input, inputs, &mut turned);
                 for i in 0..inputs {
-                    s.store(
-                        s.load(&turned[i * lanes..]),
-                        &mut out[(input + i) * width + column..],
-                    );
+                    s.store(s.load(&turned[i * lanes..]), &mut out[(input + i) * width + column..]);
                 }
             }
         }
@@ -266,14 +205,7 @@ fn pack_across<S: Simd>(
 }
 
 #[inline(always)]
-fn pack_along<S: Simd>(
-    s: S,
-    source: Source<'_>,
-    cols: usize,
-    k: usize,
-    width: usize,
-    out: &mut [f32],
-) {
+fn pack_along<S: Simd>(s: S, source: Source<'_>, cols: usize, k: usize, width: usize, out: &mut [f32]) {
     let lanes = S::LANES;
     for i in 0..k {
         let row = &source.data[i * source.stride..][..cols];
@@ -286,19 +218,9 @@ fn pack_along<S: Simd>(
 }
 
 #[inline(always)]
-fn pack_pairs<S: Simd>(
-    s: S,
-    source: Source<'_>,
-    cols: usize,
-    k: usize,
-    width: usize,
-    out: &mut [f32],
-) {
+fn pack_pairs<S: Simd>(s: S, source: Source<'_>, cols: usize, k: usize, width: usize, out: &mut [f32]) {
     let lanes = S::LANES;
-    assert!(
-        lanes.is_multiple_of(2) && width.is_multiple_of(lanes),
-        "a step is whole vectors"
-    );
+    assert!(lanes.is_multiple_of(2) && width.is_multiple_of(lanes), "a step is whole vectors");
     for column in (0..cols).step_by(lanes) {
         for input in (0..k).step_by(lanes) {
             let inputs = (k - input).min(lanes);
@@ -316,10 +238,7 @@ fn pack_pairs<S: Simd>(
                 let low = bf16_bits(s, s.load(&turned[2 * pair * lanes..]));
                 let high = bf16_bits(s, s.load(&turned[(2 * pair + 1) * lanes..]));
                 let both = s.ior(s.shr::<16>(low), s.iand(high, s.isplat(0xffff_0000)));
-                s.store(
-                    s.float(both),
-                    &mut out[(input / 2 + pair) * width + column..],
-                );
+                s.store(s.float(both), &mut out[(input / 2 + pair) * width + column..]);
             }
         }
     }

@@ -29,40 +29,20 @@ struct Product<'a> {
 }
 
 /// Splits a product into tasks and runs them. Lengths were checked by the caller.
-pub(super) fn multiply<S: Kernels, const BF16: bool>(
-    s: S,
-    x: &[f32],
-    rows: usize,
-    w: &Packed,
-    y: &mut [f32],
-    ep: Epilogue,
-) {
+pub(super) fn multiply<S: Kernels, const BF16: bool>(s: S, x: &[f32], rows: usize, w: &Packed, y: &mut [f32], ep: Epilogue) {
     let panels = panel_count(w.n(), S::LANES);
     if rows == 0 || panels == 0 {
         return;
     }
     let steps = w.precision().steps(w.k());
-    let product = Product {
-        x,
-        w,
-        y: Shared::new(y),
-        ep,
-        steps,
-    };
+    let product = Product { x, w, y: Shared::new(y), ep, steps };
     let work = rows * w.n() * steps.max(1);
-    let threads = if work < SMALL {
-        1
-    } else {
-        rayon::current_num_threads()
-    };
+    let threads = if work < SMALL { 1 } else { rayon::current_num_threads() };
     let blocks = rows.div_ceil(S::MR * BLOCK_TILES);
     let block_rows = rows.div_ceil(blocks).next_multiple_of(S::MR);
     let blocks = rows.div_ceil(block_rows);
     // Enough tasks to share evenly; a block of rows is packed again for each chunk of its panels, so not more than that.
-    let chunks = (4 * threads)
-        .div_ceil(blocks)
-        .min(panels)
-        .min(work / SMALL + 1);
+    let chunks = (4 * threads).div_ceil(blocks).min(panels).min(work / SMALL + 1);
     let chunks = if threads == 1 { 1 } else { chunks };
     let run = |task: usize| {
         let (block, chunk) = (task / chunks, task % chunks);
@@ -86,12 +66,7 @@ struct Left {
 }
 
 impl Product<'_> {
-    fn run_block<S: Kernels, const BF16: bool>(
-        &self,
-        s: S,
-        rows: std::ops::Range<usize>,
-        panels: std::ops::Range<usize>,
-    ) {
+    fn run_block<S: Kernels, const BF16: bool>(&self, s: S, rows: std::ops::Range<usize>, panels: std::ops::Range<usize>) {
         let (k, steps) = (self.w.k(), self.steps);
         let tiles = rows.len().div_ceil(S::MR);
         let direct = !BF16 && rows.len() <= DIRECT_ROWS.min(S::MR);
@@ -102,33 +77,15 @@ impl Product<'_> {
             let (packed, spill) = scratch.split_at_mut(packed);
             let x = &self.x[rows.start * k..rows.end * k];
             let left = if direct {
-                Left {
-                    start: x.as_ptr(),
-                    tile: 0,
-                    row: k,
-                    step: 1,
-                }
+                Left { start: x.as_ptr(), tile: 0, row: k, step: 1 }
             } else {
-                let precision = if BF16 {
-                    Precision::Bf16
-                } else {
-                    Precision::F32
-                };
+                let precision = if BF16 { Precision::Bf16 } else { Precision::F32 };
                 for (i, out) in packed.chunks_exact_mut((steps * step).max(1)).enumerate() {
                     let here = (rows.len() - i * S::MR).min(S::MR);
-                    let source = Source {
-                        data: &x[i * S::MR * k..],
-                        stride: k,
-                        across: true,
-                    };
+                    let source = Source { data: &x[i * S::MR * k..], stride: k, across: true };
                     pack_panel(source, here, k, step, precision, out);
                 }
-                Left {
-                    start: packed.as_ptr(),
-                    tile: steps * step,
-                    row: 1,
-                    step,
-                }
+                Left { start: packed.as_ptr(), tile: steps * step, row: 1, step }
             };
             for index in panels {
                 let panel = panel(index, self.w.n(), steps, S::LANES);
@@ -137,29 +94,17 @@ impl Product<'_> {
         });
     }
 
-    fn run_panel<S: Kernels, const BF16: bool>(
-        &self,
-        s: S,
-        rows: &std::ops::Range<usize>,
-        panel: Panel,
-        left: &Left,
-        spill: &mut [f32],
-    ) {
+    fn run_panel<S: Kernels, const BF16: bool>(&self, s: S, rows: &std::ops::Range<usize>, panel: Panel, left: &Left, spill: &mut [f32]) {
         let (n, steps) = (self.w.n(), self.steps);
         let width = panel.vectors * S::LANES;
         let slices = steps.div_ceil(K_SLICE).max(1);
         let slice = steps.div_ceil(slices);
         let right = &self.w.data()[panel.offset..][..steps * width];
-        let bias = self
-            .ep
-            .bias
-            .map_or(std::ptr::null(), |b| b[panel.first..].as_ptr());
+        let bias = self.ep.bias.map_or(std::ptr::null(), |b| b[panel.first..].as_ptr());
         for i in 0..slices {
             let first = i * slice;
             let k = slice.min(steps - first);
-            for (t, spill) in (0..rows.len().div_ceil(S::MR))
-                .zip(spill.chunks_exact_mut(S::MR * PANEL_VECTORS * S::LANES))
-            {
+            for (t, spill) in (0..rows.len().div_ceil(S::MR)).zip(spill.chunks_exact_mut(S::MR * PANEL_VECTORS * S::LANES)) {
                 let here = (rows.len() - t * S::MR).min(S::MR);
                 let spill = spill.as_mut_ptr();
                 let job = Tile {
@@ -169,23 +114,12 @@ impl Product<'_> {
                     a_step: left.step,
                     b: right.as_ptr().wrapping_add(first * width),
                     b_step: width,
-                    c: self
-                        .y
-                        .ptr()
-                        .wrapping_add((rows.start + t * S::MR) * n + panel.first),
+                    c: self.y.ptr().wrapping_add((rows.start + t * S::MR) * n + panel.first),
                     c_row: n,
                     cols: panel.cols,
-                    start: if i == 0 {
-                        Start::Zero
-                    } else {
-                        Start::Spilled(spill)
-                    },
+                    start: if i == 0 { Start::Zero } else { Start::Spilled(spill) },
                     finish: if i + 1 == slices {
-                        Finish::Store {
-                            scale: self.ep.scale,
-                            bias,
-                            accumulate: self.ep.accumulate,
-                        }
+                        Finish::Store { scale: self.ep.scale, bias, accumulate: self.ep.accumulate }
                     } else {
                         Finish::Spill(spill)
                     },

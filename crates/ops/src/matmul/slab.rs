@@ -41,14 +41,7 @@ fn pack_slab_with<S: Simd>(s: S, slab: Slab<'_>, precision: Precision, out: &mut
         }
         Precision::Bf16 => {
             for i in 0..slab.rows.div_ceil(2) {
-                pack_pair(
-                    s,
-                    &slab,
-                    row(2 * i),
-                    (2 * i + 1 < slab.rows).then(|| row(2 * i + 1)),
-                    i,
-                    out,
-                );
+                pack_pair(s, &slab, row(2 * i), (2 * i + 1 < slab.rows).then(|| row(2 * i + 1)), i, out);
             }
         }
     }
@@ -58,11 +51,7 @@ impl Slab<'_> {
     /// Where step `i` of the group that begins at column `first` lies.
     #[inline(always)]
     fn step<'b>(&self, out: &'b mut [f32], first: usize, i: usize) -> &'b mut [f32] {
-        let width = if first + self.group < self.cols {
-            self.width
-        } else {
-            self.last_width
-        };
+        let width = if first + self.group < self.cols { self.width } else { self.last_width };
         &mut out[first / self.group * self.group_len + i * width..][..width]
     }
 }
@@ -78,30 +67,16 @@ fn pack_row<S: Simd>(s: S, slab: &Slab, row: &[f32], i: usize, out: &mut [f32]) 
 }
 
 #[inline(always)]
-fn pack_pair<S: Simd>(
-    s: S,
-    slab: &Slab,
-    low: &[f32],
-    high: Option<&[f32]>,
-    i: usize,
-    out: &mut [f32],
-) {
+fn pack_pair<S: Simd>(s: S, slab: &Slab, low: &[f32], high: Option<&[f32]>, i: usize, out: &mut [f32]) {
     for (index, group) in low.chunks(slab.group).enumerate() {
         let first = index * slab.group;
         let out = slab.step(out, first, i);
-        for (j, (part, out)) in group
-            .chunks(S::LANES)
-            .zip(out.chunks_exact_mut(S::LANES))
-            .enumerate()
-        {
+        for (j, (part, out)) in group.chunks(S::LANES).zip(out.chunks_exact_mut(S::LANES)).enumerate() {
             let low = bf16_bits(s, s.load_some(part));
             let mut both = s.shr::<16>(low);
             if let Some(high) = high {
                 let part = &high[first + j * S::LANES..][..part.len()];
-                both = s.ior(
-                    both,
-                    s.iand(bf16_bits(s, s.load_some(part)), s.isplat(0xffff_0000)),
-                );
+                both = s.ior(both, s.iand(bf16_bits(s, s.load_some(part)), s.isplat(0xffff_0000)));
             }
             s.store(s.float(both), out);
         }

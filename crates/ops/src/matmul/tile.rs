@@ -50,11 +50,7 @@ pub(crate) enum Finish {
     /// Kept for the next block of K: full vectors, row after row.
     Spill(*mut f32),
     /// `c = sums · scale (+ bias) (+ c)`; bias is null or points at column 0.
-    Store {
-        scale: f32,
-        bias: *const f32,
-        accumulate: bool,
-    },
+    Store { scale: f32, bias: *const f32, accumulate: bool },
 }
 
 /// The tiles of one instruction set.
@@ -76,10 +72,7 @@ pub(crate) trait Kernels: Simd {
 /// elements; c must be writable (and readable if it accumulates) for M rows of `cols` columns, bias readable for `cols`. Nothing
 /// else may write these during the call.
 #[inline(always)]
-pub(super) unsafe fn run_tile<S: Simd, const M: usize, const N: usize, const BF16: bool>(
-    s: S,
-    t: &Tile,
-) {
+pub(super) unsafe fn run_tile<S: Simd, const M: usize, const N: usize, const BF16: bool>(s: S, t: &Tile) {
     let lanes = S::LANES;
     let mut acc = [[s.splat(0.0); N]; M];
     if let Start::Spilled(from) = t.start {
@@ -124,11 +117,7 @@ pub(super) unsafe fn run_tile<S: Simd, const M: usize, const N: usize, const BF1
                 }
             }
         }
-        Finish::Store {
-            scale,
-            bias,
-            accumulate,
-        } => {
+        Finish::Store { scale, bias, accumulate } => {
             let factor = s.splat(scale);
             for row in &mut acc {
                 for value in row {
@@ -183,9 +172,7 @@ unsafe fn store_full<S: Simd, const M: usize, const N: usize>(
         for r in 0..M {
             for v in 0..N {
                 // SAFETY: every row of c has N·L elements.
-                acc[r][v] = s.add(acc[r][v], unsafe {
-                    s.load_ptr(t.c.add(r * t.c_row + v * lanes))
-                });
+                acc[r][v] = s.add(acc[r][v], unsafe { s.load_ptr(t.c.add(r * t.c_row + v * lanes)) });
             }
         }
     }
@@ -202,15 +189,7 @@ unsafe fn store_full<S: Simd, const M: usize, const N: usize>(
 /// # Safety
 /// As [`run_tile`]; `sums` holds the scaled sums, row after row.
 #[inline(always)]
-unsafe fn store_part<S: Simd>(
-    s: S,
-    t: &Tile,
-    rows: usize,
-    vectors: usize,
-    sums: &[f32],
-    bias: *const f32,
-    accumulate: bool,
-) {
+unsafe fn store_part<S: Simd>(s: S, t: &Tile, rows: usize, vectors: usize, sums: &[f32], bias: *const f32, accumulate: bool) {
     let lanes = S::LANES;
     for from in (0..t.cols).step_by(lanes) {
         let width = (t.cols - from).min(lanes);
@@ -220,10 +199,7 @@ unsafe fn store_part<S: Simd>(
             // these of c now.
             let c = unsafe {
                 if !bias.is_null() {
-                    value = s.add(
-                        value,
-                        s.load_some(std::slice::from_raw_parts(bias.add(from), width)),
-                    );
+                    value = s.add(value, s.load_some(std::slice::from_raw_parts(bias.add(from), width)));
                 }
                 std::slice::from_raw_parts_mut(t.c.add(r * t.c_row + from), width)
             };
@@ -292,12 +268,7 @@ impl Kernels for crate::simd::Portable {
 /// # Safety
 /// See [`run_tile`]; rows must be in 1 ..= MR and vectors in 1 ..= 2.
 #[inline(always)]
-pub(crate) unsafe fn tile<S: Kernels, const BF16: bool>(
-    s: S,
-    rows: usize,
-    vectors: usize,
-    t: &Tile,
-) {
+pub(crate) unsafe fn tile<S: Kernels, const BF16: bool>(s: S, rows: usize, vectors: usize, t: &Tile) {
     macro_rules! pick {
         ($($m:literal)*) => {
             match (rows, vectors) {

@@ -42,17 +42,10 @@ pub(super) fn multiply<S: Kernels, const BF16: bool>(s: S, job: &Transposed, c: 
         return;
     }
     let panels = panel_count(job.k, S::LANES);
-    let threads = if job.t * job.n * job.k < SMALL {
-        1
-    } else {
-        rayon::current_num_threads()
-    };
+    let threads = if job.t * job.n * job.k < SMALL { 1 } else { rayon::current_num_threads() };
     let tiles = job.n.div_ceil(S::MR);
     let (mut high, mut wide) = ((MAX_ROWS / S::MR).min(tiles), MAX_PANELS.min(panels));
-    while threads > 1
-        && tiles.div_ceil(high) * panels.div_ceil(wide) < 3 * threads
-        && (wide > 2 || high > 2)
-    {
+    while threads > 1 && tiles.div_ceil(high) * panels.div_ceil(wide) < 3 * threads && (wide > 2 || high > 2) {
         if wide > 2 && wide * PANEL_VECTORS * S::LANES >= high * S::MR || high <= 2 {
             wide = wide.div_ceil(2);
         } else {
@@ -75,18 +68,8 @@ pub(super) fn multiply<S: Kernels, const BF16: bool>(s: S, job: &Transposed, c: 
 }
 
 impl Transposed<'_> {
-    fn run_rectangle<S: Kernels, const BF16: bool>(
-        &self,
-        s: S,
-        rows: std::ops::Range<usize>,
-        panels: std::ops::Range<usize>,
-        c: Shared,
-    ) {
-        let precision = if BF16 {
-            Precision::Bf16
-        } else {
-            Precision::F32
-        };
+    fn run_rectangle<S: Kernels, const BF16: bool>(&self, s: S, rows: std::ops::Range<usize>, panels: std::ops::Range<usize>, c: Shared) {
+        let precision = if BF16 { Precision::Bf16 } else { Precision::F32 };
         let (n, k, width) = (self.n, self.k, PANEL_VECTORS * S::LANES);
         let first = panels.start * width;
         let cols = k.min(panels.end * width) - first;
@@ -100,32 +83,10 @@ impl Transposed<'_> {
                 let deep = (self.t - from).min(SLICE);
                 let steps = precision.steps(deep);
                 let (data, group_len) = (&self.a[from * n + rows.start..], most * step);
-                let slab = Slab {
-                    data,
-                    stride: n,
-                    cols: rows.len(),
-                    rows: deep,
-                    group: S::MR,
-                    width: step,
-                    last_width: step,
-                    group_len,
-                };
+                let slab = Slab { data, stride: n, cols: rows.len(), rows: deep, group: S::MR, width: step, last_width: step, group_len };
                 pack_slab(slab, precision, left);
-                let (data, group_len, last_width) = (
-                    &self.b[from * k + first..],
-                    most * width,
-                    last.vectors * S::LANES,
-                );
-                let slab = Slab {
-                    data,
-                    stride: k,
-                    cols,
-                    rows: deep,
-                    group: width,
-                    width,
-                    last_width,
-                    group_len,
-                };
+                let (data, group_len, last_width) = (&self.b[from * k + first..], most * width, last.vectors * S::LANES);
+                let slab = Slab { data, stride: k, cols, rows: deep, group: width, width, last_width, group_len };
                 pack_slab(slab, precision, right);
                 for (index, right) in right.chunks_exact(most * width).enumerate() {
                     let p = panel(index, cols, steps, S::LANES);
@@ -142,11 +103,7 @@ impl Transposed<'_> {
                             c_row: k,
                             cols: p.cols,
                             start: Start::Zero,
-                            finish: Finish::Store {
-                                scale: self.scale,
-                                bias: std::ptr::null(),
-                                accumulate: self.accumulate || from > 0,
-                            },
+                            finish: Finish::Store { scale: self.scale, bias: std::ptr::null(), accumulate: self.accumulate || from > 0 },
                         };
                         // SAFETY: both sides were just packed with `steps` steps of at least MR rows and of the panel's vectors; c has these
                         // rows with p.cols columns from first + p.first, and the tasks' rectangles are disjoint.

@@ -27,10 +27,7 @@ macro_rules! op {
 /// All bits of the first `n` lanes.
 #[inline(always)]
 fn first(n: usize) -> __m256i {
-    op!(_mm256_cmpgt_epi32(
-        _mm256_set1_epi32(n as i32),
-        _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)
-    ))
+    op!(_mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)))
 }
 
 impl Simd for Avx2 {
@@ -92,9 +89,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn round(self, a: __m256) -> __m256 {
-        op!(_mm256_round_ps::<
-            { _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC },
-        >(a))
+        op!(_mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a))
     }
     #[inline(always)]
     fn select_lt(self, a: __m256, b: __m256, yes: __m256, no: __m256) -> __m256 {
@@ -192,14 +187,8 @@ impl Simd for Avx2 {
                 r[4 * i + 3] = _mm256_shuffle_ps::<0xee>(t[4 * i + 1], t[4 * i + 3]);
             }
             for j in 0..4 {
-                _mm256_storeu_ps(
-                    dst.add(j * dst_ld),
-                    _mm256_permute2f128_ps::<0x20>(r[j], r[4 + j]),
-                );
-                _mm256_storeu_ps(
-                    dst.add((4 + j) * dst_ld),
-                    _mm256_permute2f128_ps::<0x31>(r[j], r[4 + j]),
-                );
+                _mm256_storeu_ps(dst.add(j * dst_ld), _mm256_permute2f128_ps::<0x20>(r[j], r[4 + j]));
+                _mm256_storeu_ps(dst.add((4 + j) * dst_ld), _mm256_permute2f128_ps::<0x31>(r[j], r[4 + j]));
             }
         }
     }

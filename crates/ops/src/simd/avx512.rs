@@ -93,20 +93,13 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
     #[inline(always)]
     fn select_lt(self, a: __m512, b: __m512, yes: __m512, no: __m512) -> __m512 {
-        op!(_mm512_mask_blend_ps(
-            _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b),
-            no,
-            yes
-        ))
+        op!(_mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), no, yes))
     }
     #[inline(always)]
     fn sum(self, a: __m512) -> f32 {
         op!({
             let half = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a));
-            let quarter = _mm_add_ps(
-                _mm256_castps256_ps128(half),
-                _mm256_extractf128_ps::<1>(half),
-            );
+            let quarter = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps::<1>(half));
             let pair = _mm_add_ps(quarter, _mm_movehl_ps(quarter, quarter));
             _mm_cvtss_f32(_mm_add_ss(pair, _mm_shuffle_ps::<1>(pair, pair)))
         })
@@ -115,10 +108,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     fn largest(self, a: __m512) -> f32 {
         op!({
             let half = _mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a));
-            let quarter = _mm_max_ps(
-                _mm256_castps256_ps128(half),
-                _mm256_extractf128_ps::<1>(half),
-            );
+            let quarter = _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps::<1>(half));
             let pair = _mm_max_ps(quarter, _mm_movehl_ps(quarter, quarter));
             _mm_cvtss_f32(_mm_max_ss(pair, _mm_shuffle_ps::<1>(pair, pair)))
         })
@@ -141,9 +131,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
     #[inline(always)]
     fn iota(self) -> __m512i {
-        op!(_mm512_setr_epi32(
-            0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
-        ))
+        op!(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15))
     }
     #[inline(always)]
     fn iadd(self, a: __m512i, b: __m512i) -> __m512i {
@@ -181,25 +169,11 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     fn dot_bf16(self, acc: __m512, a: __m512i, b: __m512i) -> __m512 {
         if BF16 {
             // SAFETY: `BF16` tokens stand for the bf16 unit; both types are 512 bits without a niche.
-            unsafe {
-                _mm512_dpbf16_ps(
-                    acc,
-                    std::mem::transmute::<__m512i, __m512bh>(a),
-                    std::mem::transmute::<__m512i, __m512bh>(b),
-                )
-            }
+            unsafe { _mm512_dpbf16_ps(acc, std::mem::transmute::<__m512i, __m512bh>(a), std::mem::transmute::<__m512i, __m512bh>(b)) }
         } else {
             let top = self.isplat(0xffff_0000);
-            let acc = self.fma(
-                self.float(self.shl::<16>(a)),
-                self.float(self.shl::<16>(b)),
-                acc,
-            );
-            self.fma(
-                self.float(self.iand(a, top)),
-                self.float(self.iand(b, top)),
-                acc,
-            )
+            let acc = self.fma(self.float(self.shl::<16>(a)), self.float(self.shl::<16>(b)), acc);
+            self.fma(self.float(self.iand(a, top)), self.float(self.iand(b, top)), acc)
         }
     }
     #[inline(always)]
@@ -231,22 +205,10 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
                 t[12 + j] = _mm512_shuffle_f32x4::<0xdd>(r[8 + j], r[12 + j]);
             }
             for j in 0..4 {
-                _mm512_storeu_ps(
-                    dst.add(j * dst_ld),
-                    _mm512_shuffle_f32x4::<0x88>(t[j], t[8 + j]),
-                );
-                _mm512_storeu_ps(
-                    dst.add((8 + j) * dst_ld),
-                    _mm512_shuffle_f32x4::<0xdd>(t[j], t[8 + j]),
-                );
-                _mm512_storeu_ps(
-                    dst.add((4 + j) * dst_ld),
-                    _mm512_shuffle_f32x4::<0x88>(t[4 + j], t[12 + j]),
-                );
-                _mm512_storeu_ps(
-                    dst.add((12 + j) * dst_ld),
-                    _mm512_shuffle_f32x4::<0xdd>(t[4 + j], t[12 + j]),
-                );
+                _mm512_storeu_ps(dst.add(j * dst_ld), _mm512_shuffle_f32x4::<0x88>(t[j], t[8 + j]));
+                _mm512_storeu_ps(dst.add((8 + j) * dst_ld), _mm512_shuffle_f32x4::<0xdd>(t[j], t[8 + j]));
+                _mm512_storeu_ps(dst.add((4 + j) * dst_ld), _mm512_shuffle_f32x4::<0x88>(t[4 + j], t[12 + j]));
+                _mm512_storeu_ps(dst.add((12 + j) * dst_ld), _mm512_shuffle_f32x4::<0xdd>(t[4 + j], t[12 + j]));
             }
         }
     }

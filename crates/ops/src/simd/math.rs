@@ -36,11 +36,7 @@ pub fn exp<S: Simd>(s: S, x: S::F) -> S::F {
     let n = s.round(s.mul(within, s.splat(std::f32::consts::LOG2_E)));
     let r = s.fma(n, s.splat(-0.693_359_4), within);
     let r = s.fma(n, s.splat(2.121_944_4e-4), r);
-    let tail = horner(
-        s,
-        r,
-        [0.5, 0.166_665_2, 0.041_666_206, 0.008_368_89, 0.001_395_049],
-    );
+    let tail = horner(s, r, [0.5, 0.166_665_2, 0.041_666_206, 0.008_368_89, 0.001_395_049]);
     let mantissa = s.add(s.fma(s.mul(r, r), tail, r), s.splat(1.0));
     let power = s.float(s.shl::<23>(s.iadd(s.to_int(n), s.isplat(127))));
     s.select_lt(x, s.splat(SMALLEST), s.splat(0.0), s.mul(mantissa, power))
@@ -60,28 +56,14 @@ pub fn tanh<S: Simd>(s: S, x: S::F) -> S::F {
     s.float(s.ior(s.bits(magnitude), s.iand(s.bits(x), s.isplat(0x8000_0000))))
 }
 
-const TANH: [f32; 5] = [
-    -0.333_332_4,
-    0.133_305_45,
-    -0.053_676_333,
-    0.020_456_486,
-    -0.005_519_935_6,
-];
+const TANH: [f32; 5] = [-0.333_332_4, 0.133_305_45, -0.053_676_333, 0.020_456_486, -0.005_519_935_6];
 
 /// The normal distribution's density times √2π, and its tail: e^(−a²/2) and Φ(−a), for a ≥ 0.
 ///
 /// The tail is the density times a rational of a, so its error relative to itself stays small where the tail is tiny.
 #[inline(always)]
 pub fn normal_tail<S: Simd>(s: S, a: S::F) -> (S::F, S::F) {
-    const TAIL: [f32; 7] = [
-        0.107_790_134,
-        0.072_884_34,
-        0.186_806_35,
-        -0.031_789_64,
-        0.086_250_78,
-        0.130_087_33,
-        -0.052_029_333,
-    ];
+    const TAIL: [f32; 7] = [0.107_790_134, 0.072_884_34, 0.186_806_35, -0.031_789_64, 0.086_250_78, 0.130_087_33, -0.052_029_333];
     let density = exp(s, s.mul(s.mul(a, a), s.splat(-0.5)));
     let t = s.div(s.splat(1.0), s.fma(a, s.splat(0.26), s.splat(1.0)));
     let tail = s.mul(density, s.mul(t, horner(s, t, TAIL)));
@@ -117,20 +99,14 @@ mod tests {
         exp_of(&x, &mut y);
         for (&x, &y) in x.iter().zip(&y) {
             let expected = f64::from(x).exp();
-            assert!(
-                (f64::from(y) / expected - 1.0).abs() <= 2.0 * f64::from(f32::EPSILON),
-                "exp({x}) = {y}, not {expected}"
-            );
+            assert!((f64::from(y) / expected - 1.0).abs() <= 2.0 * f64::from(f32::EPSILON), "exp({x}) = {y}, not {expected}");
         }
     }
 
     #[test]
     fn the_exponential_is_exact_at_0_and_ends_in_0_and_keeps_nan() {
         let mut y = [9.0; 5];
-        exp_of(
-            &[0.0, -88.0, f32::NEG_INFINITY, f32::INFINITY, f32::NAN],
-            &mut y,
-        );
+        exp_of(&[0.0, -88.0, f32::NEG_INFINITY, f32::INFINITY, f32::NAN], &mut y);
         assert_eq!(y[..3], [1.0, 0.0, 0.0]);
         assert!(y[3] > 2e38 && y[4].is_nan());
     }

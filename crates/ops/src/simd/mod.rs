@@ -109,16 +109,8 @@ pub trait Simd: Copy + Send + Sync {
     #[inline(always)]
     fn dot_bf16(self, acc: Self::F, a: Self::I, b: Self::I) -> Self::F {
         let top = self.isplat(0xffff_0000);
-        let acc = self.fma(
-            self.float(self.shl::<16>(a)),
-            self.float(self.shl::<16>(b)),
-            acc,
-        );
-        self.fma(
-            self.float(self.iand(a, top)),
-            self.float(self.iand(b, top)),
-            acc,
-        )
+        let acc = self.fma(self.float(self.shl::<16>(a)), self.float(self.shl::<16>(b)), acc);
+        self.fma(self.float(self.iand(a, top)), self.float(self.iand(b, top)), acc)
     }
 
     /// Reads the first `LANES` elements.
@@ -140,21 +132,13 @@ pub trait Simd: Copy + Send + Sync {
     /// Reads a vector, or what is left of a slice.
     #[inline(always)]
     fn load_some(self, x: &[f32]) -> Self::F {
-        if x.len() >= Self::LANES {
-            self.load(x)
-        } else {
-            self.load_partial(x)
-        }
+        if x.len() >= Self::LANES { self.load(x) } else { self.load_partial(x) }
     }
 
     /// Writes a vector, or what a slice has room for.
     #[inline(always)]
     fn store_some(self, v: Self::F, y: &mut [f32]) {
-        if y.len() >= Self::LANES {
-            self.store(v, y)
-        } else {
-            self.store_partial(v, y)
-        }
+        if y.len() >= Self::LANES { self.store(v, y) } else { self.store_partial(v, y) }
     }
 }
 

@@ -90,13 +90,7 @@ impl Simd for Neon {
         op!(vrndnq_f32(a))
     }
     #[inline(always)]
-    fn select_lt(
-        self,
-        a: float32x4_t,
-        b: float32x4_t,
-        yes: float32x4_t,
-        no: float32x4_t,
-    ) -> float32x4_t {
+    fn select_lt(self, a: float32x4_t, b: float32x4_t, yes: float32x4_t, no: float32x4_t) -> float32x4_t {
         op!(vbslq_f32(vcltq_f32(a, b), yes, no))
     }
     #[inline(always)]
@@ -159,13 +153,7 @@ impl Simd for Neon {
         op!(vshlq_u32(a, vdupq_n_s32(-(N as i32))))
     }
     #[inline(always)]
-    fn select_below(
-        self,
-        a: uint32x4_t,
-        b: uint32x4_t,
-        yes: float32x4_t,
-        no: float32x4_t,
-    ) -> float32x4_t {
+    fn select_below(self, a: uint32x4_t, b: uint32x4_t, yes: float32x4_t, no: float32x4_t) -> float32x4_t {
         op!(vbslq_f32(vcltq_u32(a, b), yes, no))
     }
     #[inline(always)]
@@ -173,10 +161,7 @@ impl Simd for Neon {
         // SAFETY: the caller promises four rows of four elements at these strides on both sides.
         unsafe {
             let (r0, r1) = (vld1q_f32(src), vld1q_f32(src.add(src_ld)));
-            let (r2, r3) = (
-                vld1q_f32(src.add(2 * src_ld)),
-                vld1q_f32(src.add(3 * src_ld)),
-            );
+            let (r2, r3) = (vld1q_f32(src.add(2 * src_ld)), vld1q_f32(src.add(3 * src_ld)));
             let (a, b) = (vzip1q_f32(r0, r2), vzip2q_f32(r0, r2));
             let (c, d) = (vzip1q_f32(r1, r3), vzip2q_f32(r1, r3));
             vst1q_f32(dst, vzip1q_f32(a, c));

@@ -82,13 +82,7 @@ impl Simd for Portable {
     #[inline(always)]
     fn round(self, a: F) -> F {
         // Adding and subtracting 1.5 · 2²³ rounds |a| < 2²² to nearest even without a call into libm.
-        each(a, a, |a, _| {
-            if a.abs() < 4_194_304.0 {
-                (a + 12_582_912.0) - 12_582_912.0
-            } else {
-                a.round_ties_even()
-            }
-        })
+        each(a, a, |a, _| if a.abs() < 4_194_304.0 { (a + 12_582_912.0) - 12_582_912.0 } else { a.round_ties_even() })
     }
     #[inline(always)]
     fn select_lt(self, a: F, b: F, yes: F, no: F) -> F {
@@ -105,30 +99,15 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn bits(self, a: F) -> I {
-        [
-            a[0].to_bits(),
-            a[1].to_bits(),
-            a[2].to_bits(),
-            a[3].to_bits(),
-        ]
+        [a[0].to_bits(), a[1].to_bits(), a[2].to_bits(), a[3].to_bits()]
     }
     #[inline(always)]
     fn float(self, a: I) -> F {
-        [
-            f32::from_bits(a[0]),
-            f32::from_bits(a[1]),
-            f32::from_bits(a[2]),
-            f32::from_bits(a[3]),
-        ]
+        [f32::from_bits(a[0]), f32::from_bits(a[1]), f32::from_bits(a[2]), f32::from_bits(a[3])]
     }
     #[inline(always)]
     fn to_int(self, a: F) -> I {
-        [
-            a[0] as i32 as u32,
-            a[1] as i32 as u32,
-            a[2] as i32 as u32,
-            a[3] as i32 as u32,
-        ]
+        [a[0] as i32 as u32, a[1] as i32 as u32, a[2] as i32 as u32, a[3] as i32 as u32]
     }
     #[inline(always)]
     fn isplat(self, v: u32) -> I {

@@ -3,13 +3,7 @@
 use crate::values::{bits, on_any_threads, random};
 use tunesmith_ops::activation::{Activation, backward, forward};
 
-const ALL: [Activation; 5] = [
-    Activation::Gelu,
-    Activation::GeluTanh,
-    Activation::Relu,
-    Activation::Tanh,
-    Activation::Silu,
-];
+const ALL: [Activation; 5] = [Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Tanh, Activation::Silu];
 
 /// The error function to about 10⁻¹⁵: its series below 3, its continued fraction above.
 fn erf(x: f64) -> f64 {
@@ -23,9 +17,7 @@ fn erf(x: f64) -> f64 {
         }
         x.signum() * sum * std::f64::consts::FRAC_2_SQRT_PI
     } else {
-        let tail = (1..=60)
-            .rev()
-            .fold(0.0, |f, n| f64::from(n) / 2.0 / (a + f));
+        let tail = (1..=60).rev().fold(0.0, |f, n| f64::from(n) / 2.0 / (a + f));
         x.signum() * (1.0 - (-a * a).exp() / ((a + tail) * std::f64::consts::PI.sqrt()))
     }
 }
@@ -33,10 +25,7 @@ fn erf(x: f64) -> f64 {
 fn twin(kind: Activation, x: f64) -> f64 {
     match kind {
         Activation::Gelu => 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2)),
-        Activation::GeluTanh => {
-            0.5 * x
-                * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh())
-        }
+        Activation::GeluTanh => 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh()),
         Activation::Relu => x.max(0.0),
         Activation::Tanh => x.tanh(),
         Activation::Silu => x / (1.0 + (-x).exp()),
@@ -55,10 +44,7 @@ fn values_are_within_two_parts_in_ten_million() {
         forward(kind, &x, &mut y);
         for (&x, &y) in x.iter().zip(&y) {
             let expected = twin(kind, f64::from(x));
-            assert!(
-                (f64::from(y) - expected).abs() <= 2e-7 * expected.abs().max(1.0),
-                "{kind:?}({x}) = {y}, not {expected}"
-            );
+            assert!((f64::from(y) - expected).abs() <= 2e-7 * expected.abs().max(1.0), "{kind:?}({x}) = {y}, not {expected}");
         }
     }
 }
@@ -74,11 +60,7 @@ fn slopes_agree_with_finite_differences() {
         for ((&x, &dy), &dx) in x.iter().zip(&dy).zip(&dx) {
             let x = f64::from(x);
             let slope = (twin(kind, x + 1e-5) - twin(kind, x - 1e-5)) / 2e-5;
-            assert!(
-                (f64::from(dx) - slope * f64::from(dy)).abs() <= 1e-6,
-                "{kind:?}'({x}) · {dy} = {dx}, not {}",
-                slope * f64::from(dy)
-            );
+            assert!((f64::from(dx) - slope * f64::from(dy)).abs() <= 1e-6, "{kind:?}'({x}) · {dy} = {dx}, not {}", slope * f64::from(dy));
         }
     }
 }
@@ -96,22 +78,14 @@ fn an_element_has_the_same_bits_in_every_position_and_on_any_number_of_threads()
             for len in [1, 2, 15, 16, 17, 33] {
                 let mut y = vec![0.0; len];
                 forward(kind, &x[start..start + len], &mut y);
-                assert_eq!(
-                    bits(&y),
-                    bits(&whole[start..start + len]),
-                    "{kind:?}, {len} elements from {start}"
-                );
+                assert_eq!(bits(&y), bits(&whole[start..start + len]), "{kind:?}, {len} elements from {start}");
                 let mut dx = vec![0.0; len];
                 let mut more = vec![0.0; len + 7];
                 backward(kind, &x[start..start + len], &x[..len], &mut dx);
                 let dy: Vec<f32> = [&[1.0; 7][..], &x[..len]].concat();
                 let before: Vec<f32> = [&[0.5; 7][..], &x[start..start + len]].concat();
                 backward(kind, &before, &dy, &mut more);
-                assert_eq!(
-                    bits(&dx),
-                    bits(&more[7..]),
-                    "{kind:?} backward, {len} elements from {start}"
-                );
+                assert_eq!(bits(&dx), bits(&more[7..]), "{kind:?} backward, {len} elements from {start}");
             }
         }
     }

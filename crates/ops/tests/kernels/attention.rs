@@ -16,22 +16,13 @@ fn twin(q: &[f64], k: &[f64], v: &[f64], spec: &AttentionSpec) -> (Vec<f64>, Vec
             for i in start..end {
                 let last = if spec.causal { i + 1 } else { end };
                 let at = |row: usize| row * width + head * dim;
-                let scores: Vec<f64> = (start..last)
-                    .map(|j| {
-                        f64::from(spec.scale)
-                            * (0..dim).map(|d| q[at(i) + d] * k[at(j) + d]).sum::<f64>()
-                    })
-                    .collect();
+                let scores: Vec<f64> =
+                    (start..last).map(|j| f64::from(spec.scale) * (0..dim).map(|d| q[at(i) + d] * k[at(j) + d]).sum::<f64>()).collect();
                 let sum: f64 = scores.iter().map(|s| s.exp()).sum();
                 lse[head * tokens + i] = sum.ln();
                 for (column, score) in scores.iter().enumerate() {
                     let keep = match &spec.dropout {
-                        Some(d)
-                            if d.key.row(d.row_ids[i], head as u32).column(column as u32)
-                                < d.key.threshold() =>
-                        {
-                            0.0
-                        }
+                        Some(d) if d.key.row(d.row_ids[i], head as u32).column(column as u32) < d.key.threshold() => 0.0,
                         Some(d) => f64::from(d.key.keep_scale()),
                         None => 1.0,
                     };
@@ -79,12 +70,7 @@ fn qkv(lengths: &[usize], width: usize, seed: u64) -> Vec<f32> {
     random(3 * lengths.iter().sum::<usize>() * width, seed)
 }
 
-const KEY: DropoutKey = DropoutKey {
-    seed: 11,
-    step: 4,
-    site: 7,
-    p: 0.25,
-};
+const KEY: DropoutKey = DropoutKey { seed: 11, step: 4, site: 7, p: 0.25 };
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
@@ -118,14 +104,7 @@ proptest! {
     }
 }
 
-fn check_gradients(
-    lengths: &[usize],
-    heads: usize,
-    dim: usize,
-    causal: bool,
-    drop: bool,
-    seed: u64,
-) {
+fn check_gradients(lengths: &[usize], heads: usize, dim: usize, causal: bool, drop: bool, seed: u64) {
     let cu = borders(lengths);
     let x = qkv(lengths, heads * dim, seed);
     let n = x.len() / 3;
@@ -136,10 +115,7 @@ fn check_gradients(
         head_dim: dim,
         scale: 1.3,
         causal,
-        dropout: drop.then_some(AttentionDropout {
-            key: KEY,
-            row_ids: &ids,
-        }),
+        dropout: drop.then_some(AttentionDropout { key: KEY, row_ids: &ids }),
     };
     let dout = random(n, seed + 9);
     let loss = |x: &[f64]| -> f64 {
@@ -157,20 +133,8 @@ fn gradients_are_right_across_the_borders_of_key_and_query_blocks() {
     }
 }
 
-fn dropping<'a>(
-    [heads, head_dim]: [usize; 2],
-    causal: bool,
-    cu_seqlens: &'a [u32],
-    row_ids: &'a [u64],
-) -> AttentionSpec<'a> {
-    AttentionSpec {
-        cu_seqlens,
-        heads,
-        head_dim,
-        scale: 0.2,
-        causal,
-        dropout: Some(AttentionDropout { key: KEY, row_ids }),
-    }
+fn dropping<'a>([heads, head_dim]: [usize; 2], causal: bool, cu_seqlens: &'a [u32], row_ids: &'a [u64]) -> AttentionSpec<'a> {
+    AttentionSpec { cu_seqlens, heads, head_dim, scale: 0.2, causal, dropout: Some(AttentionDropout { key: KEY, row_ids }) }
 }
 
 #[test]
@@ -184,30 +148,16 @@ fn a_sequence_has_the_same_bits_alone_and_in_a_crowd_and_on_any_number_of_thread
         let ids: Vec<u64> = (0..tokens as u64).collect();
         for causal in [false, true] {
             let all = on_any_threads(|| run(&x, &dropping(shape, causal, &cu, &ids)).0);
-            let all_gradients =
-                on_any_threads(|| gradients(&x, &dout, &dropping(shape, causal, &cu, &ids)));
+            let all_gradients = on_any_threads(|| gradients(&x, &dout, &dropping(shape, causal, &cu, &ids)));
             for (i, &len) in lengths.iter().enumerate() {
                 let rows = cu[i] as usize..cu[i + 1] as usize;
-                let part = |x: &[f32], which: usize| {
-                    x[(which * tokens + rows.start) * width..(which * tokens + rows.end) * width]
-                        .to_vec()
-                };
+                let part = |x: &[f32], which: usize| x[(which * tokens + rows.start) * width..(which * tokens + rows.end) * width].to_vec();
                 let own: Vec<f32> = (0..3).flat_map(|which| part(&x, which)).collect();
                 let own_cu = borders(&[len]);
                 let own_spec = dropping(shape, causal, &own_cu, &ids[rows.clone()]);
-                assert_eq!(
-                    bits(&run(&own, &own_spec).0),
-                    bits(&part(&all, 0)),
-                    "length {len}, causal {causal}"
-                );
-                let expected: Vec<f32> = (0..3)
-                    .flat_map(|which| part(&all_gradients, which))
-                    .collect();
-                assert_eq!(
-                    bits(&gradients(&own, &part(&dout, 0), &own_spec)),
-                    bits(&expected),
-                    "gradients, length {len}, causal {causal}"
-                );
+                assert_eq!(bits(&run(&own, &own_spec).0), bits(&part(&all, 0)), "length {len}, causal {causal}");
+                let expected: Vec<f32> = (0..3).flat_map(|which| part(&all_gradients, which)).collect();
+                assert_eq!(bits(&gradients(&own, &part(&dout, 0), &own_spec)), bits(&expected), "gradients, length {len}, causal {causal}");
             }
         }
     }
@@ -217,14 +167,7 @@ fn a_sequence_has_the_same_bits_alone_and_in_a_crowd_and_on_any_number_of_thread
 fn a_nan_in_one_sequence_stays_there() {
     let (lengths, width) = ([20, 20], 32);
     let (x, cu) = (qkv(&lengths, width, 1), borders(&lengths));
-    let spec = AttentionSpec {
-        cu_seqlens: &cu,
-        heads: 1,
-        head_dim: 32,
-        scale: 0.2,
-        causal: false,
-        dropout: None,
-    };
+    let spec = AttentionSpec { cu_seqlens: &cu, heads: 1, head_dim: 32, scale: 0.2, causal: false, dropout: None };
     let clean = run(&x, &spec).0;
     let mut broken = x;
     let n = 40 * width;
@@ -233,35 +176,19 @@ fn a_nan_in_one_sequence_stays_there() {
     }
     let out = run(&broken, &spec).0;
     assert_eq!(bits(&out[..20 * width]), bits(&clean[..20 * width]));
-    assert!(
-        out[20 * width..].iter().all(|v| v.is_nan()),
-        "every query of the second sequence sees the NaN"
-    );
+    assert!(out[20 * width..].iter().all(|v| v.is_nan()), "every query of the second sequence sees the NaN");
 }
 
 #[test]
 fn large_scores_do_not_overflow() {
     let cu = [0, 150];
-    let spec = AttentionSpec {
-        cu_seqlens: &cu,
-        heads: 1,
-        head_dim: 4,
-        scale: 1.0,
-        causal: false,
-        dropout: None,
-    };
+    let spec = AttentionSpec { cu_seqlens: &cu, heads: 1, head_dim: 4, scale: 1.0, causal: false, dropout: None };
     let x: Vec<f32> = qkv(&[150], 4, 2).iter().map(|v| v * 40.0).collect();
     let wide: Vec<f64> = x.iter().map(|&v| f64::from(v)).collect();
     let n = wide.len() / 3;
     // The twin exponentiates without a maximum, so its range is what f64 has: scores reach 4 · 1600 at most, far beyond f32's 88.
     let shift = |q: &[f64]| q.iter().map(|v| v / 16.0).collect::<Vec<_>>();
-    let (out, _) = run(
-        &x.iter()
-            .enumerate()
-            .map(|(i, v)| if i < n { v / 16.0 } else { *v })
-            .collect::<Vec<_>>(),
-        &spec,
-    );
+    let (out, _) = run(&x.iter().enumerate().map(|(i, v)| if i < n { v / 16.0 } else { *v }).collect::<Vec<_>>(), &spec);
     let (expected, _) = twin(&shift(&wide[..n]), &wide[n..2 * n], &wide[2 * n..], &spec);
     assert_close("out", &out, &expected, 2e-2);
 }
@@ -269,20 +196,6 @@ fn large_scores_do_not_overflow() {
 #[test]
 #[should_panic(expected = "attention: k has 12 elements, [4, 4] needs 16")]
 fn a_tensor_of_the_wrong_length_is_refused_by_name() {
-    let spec = AttentionSpec {
-        cu_seqlens: &[0, 4],
-        heads: 1,
-        head_dim: 4,
-        scale: 1.0,
-        causal: false,
-        dropout: None,
-    };
-    attention(
-        &[0.0; 16],
-        &[0.0; 12],
-        &[0.0; 16],
-        &spec,
-        &mut [0.0; 16],
-        &mut [0.0; 4],
-    );
+    let spec = AttentionSpec { cu_seqlens: &[0, 4], heads: 1, head_dim: 4, scale: 1.0, causal: false, dropout: None };
+    attention(&[0.0; 16], &[0.0; 12], &[0.0; 16], &spec, &mut [0.0; 16], &mut [0.0; 4]);
 }

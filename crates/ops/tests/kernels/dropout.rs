@@ -15,12 +15,7 @@ fn mask(key: DropoutKey, first_row: u64) -> Vec<f32> {
 }
 
 fn key(p: f32) -> DropoutKey {
-    DropoutKey {
-        seed: 42,
-        step: 3,
-        site: 5,
-        p,
-    }
+    DropoutKey { seed: 42, step: 3, site: 5, p }
 }
 
 /// The correlation of two masks of one rate: about 0 ± 1/√n for unrelated ones.
@@ -38,17 +33,11 @@ fn the_share_of_dropped_elements_is_p_in_every_row_and_column() {
         // Five standard deviations, for 256 rows and 384 columns at once.
         let off = |n: usize| 5.0 * (p * (1.0 - p) / n as f32).sqrt();
         for row in m.chunks_exact(DIM) {
-            assert!(
-                (row.iter().sum::<f32>() / DIM as f32 - p).abs() < off(DIM),
-                "a row's share at p = {p}"
-            );
+            assert!((row.iter().sum::<f32>() / DIM as f32 - p).abs() < off(DIM), "a row's share at p = {p}");
         }
         for c in 0..DIM {
             let share = m.iter().skip(c).step_by(DIM).sum::<f32>() / ROWS as f32;
-            assert!(
-                (share - p).abs() < off(ROWS),
-                "column {c} at p = {p}: {share}"
-            );
+            assert!((share - p).abs() < off(ROWS), "column {c} at p = {p}: {share}");
         }
     }
 }
@@ -62,17 +51,7 @@ fn neighbouring_rows_columns_sites_steps_and_seeds_are_unrelated() {
         ("the next site", mask(DropoutKey { site: 6, ..key(p) }, 0)),
         ("the next step", mask(DropoutKey { step: 4, ..key(p) }, 0)),
         ("the next seed", mask(DropoutKey { seed: 43, ..key(p) }, 0)),
-        (
-            "seed and step exchanged",
-            mask(
-                DropoutKey {
-                    seed: 3,
-                    step: 42,
-                    ..key(p)
-                },
-                0,
-            ),
-        ),
+        ("seed and step exchanged", mask(DropoutKey { seed: 3, step: 42, ..key(p) }, 0)),
         ("a far row", mask(key(p), 1 << 40)),
     ];
     let limit = 5.0 / (m.len() as f32).sqrt();
@@ -90,15 +69,8 @@ fn neighbouring_rows_columns_sites_steps_and_seeds_are_unrelated() {
 fn rows_are_not_permutations_of_each_other() {
     // A weak mix of row and column would give rows whose ids differ in few bits the same elements in another order.
     let m = mask(key(0.5), 0);
-    let counts: std::collections::BTreeSet<u32> = m
-        .chunks_exact(DIM)
-        .map(|row| row.iter().sum::<f32>() as u32)
-        .collect();
-    assert!(
-        counts.len() > 20,
-        "256 rows have only {} different numbers of dropped elements",
-        counts.len()
-    );
+    let counts: std::collections::BTreeSet<u32> = m.chunks_exact(DIM).map(|row| row.iter().sum::<f32>() as u32).collect();
+    assert!(counts.len() > 20, "256 rows have only {} different numbers of dropped elements", counts.len());
 }
 
 #[test]
@@ -110,10 +82,7 @@ fn kept_elements_are_scaled_and_the_gradient_gets_the_same_mask() {
     dropout(&mut x, 32, &ids, key(0.2));
     dropout(&mut gradient, 32, &ids, key(0.2));
     for ((&x, &before), &g) in x.iter().zip(&before).zip(&gradient) {
-        assert!(
-            x == 0.0 && g == 0.0 || x == before * g && g == 1.0 / (1.0 - 0.2),
-            "{before} became {x} with factor {g}"
-        );
+        assert!(x == 0.0 && g == 0.0 || x == before * g && g == 1.0 / (1.0 - 0.2), "{before} became {x} with factor {g}");
     }
 }
 
@@ -121,10 +90,7 @@ fn kept_elements_are_scaled_and_the_gradient_gets_the_same_mask() {
 fn a_row_keeps_its_mask_wherever_it_stands() {
     let whole = mask(key(0.4), 0);
     let later = mask(key(0.4), 100);
-    assert_eq!(
-        bits(&whole[100 * DIM..]),
-        bits(&later[..(ROWS - 100) * DIM])
-    );
+    assert_eq!(bits(&whole[100 * DIM..]), bits(&later[..(ROWS - 100) * DIM]));
     on_any_threads(|| mask(key(0.4), 0));
 }
 

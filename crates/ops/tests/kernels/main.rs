@@ -18,10 +18,7 @@ fn lower_instruction_sets_pass_the_same_tests() {
         return;
     }
     for isa in ["avx2", "scalar"] {
-        let output = std::process::Command::new(std::env::current_exe().unwrap())
-            .env(RERUN, isa)
-            .output()
-            .unwrap();
+        let output = std::process::Command::new(std::env::current_exe().unwrap()).env(RERUN, isa).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success(), "with {RERUN}={isa}:\n{text}");
     }

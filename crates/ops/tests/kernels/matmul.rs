@@ -82,16 +82,7 @@ proptest! {
 /// One row of a product, computed alone.
 fn alone(x: &[f32], w: &Packed, bias: &[f32]) -> Vec<f32> {
     let mut y = vec![0.0; w.n()];
-    matmul(
-        x,
-        1,
-        w,
-        &mut y,
-        Epilogue {
-            bias: Some(bias),
-            ..Epilogue::default()
-        },
-    );
+    matmul(x, 1, w, &mut y, Epilogue { bias: Some(bias), ..Epilogue::default() });
     y
 }
 
@@ -103,38 +94,18 @@ fn a_row_has_the_same_bits_in_every_crowd_and_on_any_number_of_threads() {
             let (w, bias) = (random(n * k, 5), random(n, 6));
             let packed = Packed::new(&w, n, k, Layout::RowMajor, precision);
             let x = random(200 * k, 7);
-            let one_by_one: Vec<f32> = x
-                .chunks_exact(k)
-                .flat_map(|row| alone(row, &packed, &bias))
-                .collect();
+            let one_by_one: Vec<f32> = x.chunks_exact(k).flat_map(|row| alone(row, &packed, &bias)).collect();
             let expected = product(&x, &w, [200, n, k], precision);
-            let expected: Vec<f64> = expected
-                .iter()
-                .enumerate()
-                .map(|(i, p)| p + f64::from(bias[i % n]))
-                .collect();
+            let expected: Vec<f64> = expected.iter().enumerate().map(|(i, p)| p + f64::from(bias[i % n])).collect();
             assert_close("y", &one_by_one, &expected, 1e-4);
             for rows in [1, 2, 3, 4, 5, 7, 12, 13, 17, 31, 64, 97, 200] {
                 let start = 200 - rows;
                 let y = on_any_threads(|| {
                     let mut y = vec![0.0; rows * n];
-                    matmul(
-                        &x[start * k..],
-                        rows,
-                        &packed,
-                        &mut y,
-                        Epilogue {
-                            bias: Some(&bias),
-                            ..Epilogue::default()
-                        },
-                    );
+                    matmul(&x[start * k..], rows, &packed, &mut y, Epilogue { bias: Some(&bias), ..Epilogue::default() });
                     y
                 });
-                assert_eq!(
-                    bits(&y),
-                    bits(&one_by_one[start * n..]),
-                    "{precision:?} n {n} k {k}: {rows} rows"
-                );
+                assert_eq!(bits(&y), bits(&one_by_one[start * n..]), "{precision:?} n {n} k {k}: {rows} rows");
             }
         }
     }
@@ -145,12 +116,7 @@ fn a_transposed_product_has_the_same_bits_on_any_number_of_threads() {
     for precision in [Precision::F32, Precision::Bf16] {
         let (t, n, k) = (831, 203, 417);
         let (a, b) = (random(t * n, 1), random(t * k, 2));
-        let expected = product(
-            &transposed(&a, t, n),
-            &transposed(&b, t, k),
-            [n, k, t],
-            precision,
-        );
+        let expected = product(&transposed(&a, t, n), &transposed(&b, t, k), [n, k, t], precision);
         for (accumulate, old) in [(false, 0.0), (true, 1.0)] {
             let c = on_any_threads(|| {
                 let mut c = vec![1.0; n * k];
@@ -176,10 +142,7 @@ fn a_weight_repacked_in_place_equals_one_packed_anew() {
                 matmul(&x, 9, w, &mut y, Epilogue::default());
                 bits(&y)
             };
-            assert_eq!(
-                run(&packed),
-                run(&Packed::new(&new, n, k, layout, precision))
-            );
+            assert_eq!(run(&packed), run(&Packed::new(&new, n, k, layout, precision)));
         }
     }
 }
@@ -193,10 +156,7 @@ fn padding_beside_a_narrow_weight_never_reaches_the_result_even_if_a_neighbour_r
     let mut y = vec![0.0; 14 * n];
     matmul(&x, 14, &packed, &mut y, Epilogue::default());
     assert!(y[..13 * n].iter().all(|v| v.is_finite()));
-    assert!(
-        y[13 * n..].iter().all(|v| v.is_nan()),
-        "a NaN must reach its own row"
-    );
+    assert!(y[13 * n..].iter().all(|v| v.is_nan()), "a NaN must reach its own row");
 }
 
 #[test]

@@ -14,11 +14,7 @@ fn twin(x: &[f64], gamma: &[f64], beta: &[f64]) -> Vec<f64> {
         let mean = row.iter().sum::<f64>() / dim as f64;
         let variance = row.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / dim as f64;
         let rstd = 1.0 / (variance + f64::from(EPS)).sqrt();
-        y.extend(
-            row.iter()
-                .enumerate()
-                .map(|(c, v)| (v - mean) * rstd * gamma[c] + beta[c]),
-        );
+        y.extend(row.iter().enumerate().map(|(c, v)| (v - mean) * rstd * gamma[c] + beta[c]));
     }
     y
 }
@@ -30,16 +26,7 @@ fn wide(x: &[f32]) -> Vec<f64> {
 fn forward(x: &[f32], gamma: &[f32], beta: &[f32]) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
     let rows = x.len() / gamma.len();
     let (mut y, mut mean, mut rstd) = (vec![0.0; x.len()], vec![0.0; rows], vec![0.0; rows]);
-    layer_norm(
-        x,
-        gamma,
-        beta,
-        EPS,
-        gamma.len(),
-        &mut y,
-        &mut mean,
-        &mut rstd,
-    );
+    layer_norm(x, gamma, beta, EPS, gamma.len(), &mut y, &mut mean, &mut rstd);
     (y, mean, rstd)
 }
 
@@ -48,17 +35,7 @@ fn gradients(x: &[f32], dy: &[f32], gamma: &[f32], beta: &[f32], old: f32) -> Ve
     let dim = gamma.len();
     let (_, mean, rstd) = forward(x, gamma, beta);
     let (mut dx, mut dgamma, mut dbeta) = (vec![0.0; x.len()], vec![old; dim], vec![old; dim]);
-    layer_norm_backward(
-        dy,
-        x,
-        gamma,
-        &mean,
-        &rstd,
-        dim,
-        &mut dx,
-        Some(&mut dgamma),
-        Some(&mut dbeta),
-    );
+    layer_norm_backward(dy, x, gamma, &mean, &rstd, dim, &mut dx, Some(&mut dgamma), Some(&mut dbeta));
     [dx, dgamma, dbeta].concat()
 }
 
@@ -94,20 +71,12 @@ proptest! {
 #[test]
 fn a_row_has_the_same_bits_in_every_crowd_and_on_any_number_of_threads() {
     for dim in [5, 16, 100, 384] {
-        let (x, dy, gamma, beta) = (
-            random(150 * dim, 1),
-            random(150 * dim, 2),
-            random(dim, 3),
-            random(dim, 4),
-        );
+        let (x, dy, gamma, beta) = (random(150 * dim, 1), random(150 * dim, 2), random(dim, 3), random(dim, 4));
         let all = on_any_threads(|| forward(&x, &gamma, &beta).0);
         let all_gradients = on_any_threads(|| gradients(&x, &dy, &gamma, &beta, 0.0));
         for i in [0, 1, 31, 32, 149] {
             let row = i * dim..(i + 1) * dim;
-            assert_eq!(
-                bits(&forward(&x[row.clone()], &gamma, &beta).0),
-                bits(&all[row.clone()])
-            );
+            assert_eq!(bits(&forward(&x[row.clone()], &gamma, &beta).0), bits(&all[row.clone()]));
             let own = gradients(&x[row.clone()], &dy[row.clone()], &gamma, &beta, 0.0);
             assert_eq!(bits(&own[..dim]), bits(&all_gradients[row]));
         }
@@ -122,16 +91,6 @@ fn frozen_parameters_need_no_gradients_and_dx_is_the_same() {
     layer_norm_backward(&dy, &x, &gamma, &mean, &rstd, 30, &mut dx, None, None);
     let all = gradients(&x, &dy, &gamma, &beta, 0.0);
     assert_eq!(bits(&dx), bits(&all[..90]));
-    layer_norm_backward(
-        &dy,
-        &x,
-        &gamma,
-        &mean,
-        &rstd,
-        30,
-        &mut dx,
-        None,
-        Some(&mut dbeta),
-    );
+    layer_norm_backward(&dy, &x, &gamma, &mean, &rstd, 30, &mut dx, None, Some(&mut dbeta));
     assert_eq!(bits(&dbeta), bits(&all[120..]));
 }

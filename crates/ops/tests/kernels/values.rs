@@ -24,11 +24,7 @@ pub fn on_any_threads(work: impl Fn() -> Vec<f32> + Sync) -> Vec<f32> {
     let run = |threads| build_pool(threads).unwrap().install(&work);
     let one = run(1);
     for threads in [2, 3] {
-        assert_eq!(
-            bits(&one),
-            bits(&run(threads)),
-            "{threads} threads give other bits than one"
-        );
+        assert_eq!(bits(&one), bits(&run(threads)), "{threads} threads give other bits than one");
     }
     one
 }
@@ -37,22 +33,13 @@ pub fn on_any_threads(work: impl Fn() -> Vec<f32> + Sync) -> Vec<f32> {
 pub fn assert_close(what: &str, got: &[f32], expected: &[f64], tolerance: f64) {
     assert_eq!(got.len(), expected.len(), "{what}: lengths");
     for (i, (&g, &e)) in got.iter().zip(expected).enumerate() {
-        assert!(
-            (f64::from(g) - e).abs() <= tolerance,
-            "{what}[{i}]: {g} is not {e} within {tolerance}"
-        );
+        assert!((f64::from(g) - e).abs() <= tolerance, "{what}[{i}]: {g} is not {e} within {tolerance}");
     }
 }
 
 /// Checks a gradient against finite differences: `loss` takes the inputs in f64, `at` are the inputs, `gradient` its claimed
 /// slope along each of them.
-pub fn assert_gradient(
-    what: &str,
-    loss: impl Fn(&[f64]) -> f64,
-    at: &[f32],
-    gradient: &[f32],
-    tolerance: f64,
-) {
+pub fn assert_gradient(what: &str, loss: impl Fn(&[f64]) -> f64, at: &[f32], gradient: &[f32], tolerance: f64) {
     let mut x: Vec<f64> = at.iter().map(|&v| f64::from(v)).collect();
     for i in 0..x.len() {
         const STEP: f64 = 1e-5;
@@ -64,9 +51,6 @@ pub fn assert_gradient(
         x[i] = here;
         let slope = (above - below) / (2.0 * STEP);
         let got = f64::from(gradient[i]);
-        assert!(
-            (got - slope).abs() <= tolerance * (1.0 + slope.abs()),
-            "{what}[{i}]: gradient {got}, finite difference {slope}"
-        );
+        assert!((got - slope).abs() <= tolerance * (1.0 + slope.abs()), "{what}[{i}]: gradient {got}, finite difference {slope}");
     }
 }
