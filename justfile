@@ -53,8 +53,8 @@ check-aarch64:
 deny:
     cargo deny check licenses bans sources
 
-# where a training step spends its time, needs Linux's perf; flags go to `tunesmith bench train-encoder`
+# where a training step spends its time, needs Linux's perf; flags go to the example train_encoder
 profile *flags:
-    CARGO_PROFILE_RELEASE_DEBUG=line-tables-only CARGO_PROFILE_RELEASE_STRIP=none cargo build --release --target-dir target/profile
-    perf record --call-graph dwarf,16384 -F 199 -o target/profile/perf.data -- target/profile/release/tunesmith bench train-encoder --seconds 10 {{ flags }}
+    CARGO_PROFILE_RELEASE_DEBUG=line-tables-only CARGO_PROFILE_RELEASE_STRIP=none cargo build --release --target-dir target/profile -p tunesmith-ml --example train_encoder
+    perf record --call-graph dwarf,16384 -F 199 -o target/profile/perf.data -- target/profile/release/examples/train_encoder --model "$(cargo run --release -q -- pull all-minilm-l6-v2 | sed -n 's/^all-minilm-l6-v2: //p')" --seconds 10 {{ flags }}
     perf report -i target/profile/perf.data --no-children --percent-limit 1 --stdio | head -80

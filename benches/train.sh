@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
 # Training speed and peak memory, ours and PyTorch's in turn: one JSON line each, then how they compare.
 # Usage: benches/train.sh [--seconds 15] [--batch 16] [--length 128] [--threads N] [--tunings "full lora"] [--dtypes "f32 bf16"]
-# PYTHON names an interpreter with torch, transformers and peft; TUNESMITH_BIN the binary. Compare figures of one run only.
+# PYTHON names an interpreter with torch, transformers and peft. Compare figures of one run only, taken while nothing else runs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-bin=${TUNESMITH_BIN:-target/release/tunesmith}
 python=${PYTHON:-python3}
 peers=${PEERS:-../shared/peers}
 seconds=15 batch=16 length=128 threads=$(nproc) tunings="full lora" dtypes="f32 bf16"
@@ -18,7 +17,8 @@ while (($#)); do
   esac
   shift 2
 done
-[[ -x $bin ]] || { echo "no $bin: cargo build --release" >&2; exit 2; }
+cargo build --release -q -p tunesmith-ml --example train_encoder
+model=$(cargo run --release -q -- pull all-minilm-l6-v2 | sed -n 's/^all-minilm-l6-v2: //p')
 
 lines=$(mktemp)
 trap 'rm -f "$lines"' EXIT
@@ -34,7 +34,7 @@ fi
 for tuning in $tunings; do
   for dtype in $dtypes; do
     flags=(--tuning "$tuning" --dtype "$dtype" --batch "$batch" --length "$length" --threads "$threads" --seconds "$seconds")
-    "$bin" bench train-encoder "${flags[@]}" | tee -a "$lines"
+    target/release/examples/train_encoder --model "$model" "${flags[@]}" | tee -a "$lines"
     if [[ $peer == yes ]]; then
       "$python" "$peers/train_encoder.py" "${flags[@]}" 2>/dev/null | tee -a "$lines"
     fi

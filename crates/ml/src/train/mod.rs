@@ -9,7 +9,7 @@ mod run;
 mod schedule;
 mod state;
 
-pub use classifier::Classifier;
+pub use classifier::{Classifier, precision};
 pub use loss::{LossSettings, class_weights, loss};
 pub use observer::{CheckpointReady, Control, Level, Observer, Progress};
 pub use order::{EpochOrder, Step};
