@@ -38,6 +38,8 @@ pub struct Config {
     pub workers: usize,
     /// Threads of each worker; absent: the cores shared among the workers.
     pub worker_threads: Option<usize>,
+    /// Seconds without a sign of life after which a worker counts as dead.
+    pub lease_seconds: u64,
     /// The only folder from which requests may name `file:` sources and adapters.
     pub model_dir: Option<PathBuf>,
     /// Which models a request may make the server download.
@@ -79,6 +81,8 @@ pub struct Limits {
 pub struct Budgets {
     /// Bytes of loaded models; absent: half of what the machine or its control group allows.
     pub models_bytes: Option<u64>,
+    /// Bytes of all jobs that train at once, by their estimates; absent: what models leave of the memory.
+    pub jobs_bytes: Option<u64>,
     /// Rows that wait for a classifier before 429 is answered.
     pub classify_queue_rows: usize,
     /// Tokens that wait for a classifier before 429 is answered.
@@ -110,6 +114,7 @@ impl Default for Config {
             api_key: Vec::new(),
             workers: 1,
             worker_threads: None,
+            lease_seconds: tunesmith_store::LEASE_TIMEOUT.as_secs(),
             model_dir: None,
             allow_pull: AllowPull::Catalogue,
             cors_origin: Vec::new(),
@@ -139,6 +144,7 @@ impl Default for Budgets {
     fn default() -> Self {
         Self {
             models_bytes: None,
+            jobs_bytes: None,
             classify_queue_rows: 1024,
             classify_queue_tokens: 262_144,
             classify_inputs: 2048,
@@ -149,10 +155,7 @@ impl Default for Budgets {
 
 impl Default for Log {
     fn default() -> Self {
-        Self {
-            format: LogFormat::Text,
-            level: "info".into(),
-        }
+        Self { format: LogFormat::Text, level: "info".into() }
     }
 }
 
@@ -186,10 +189,7 @@ impl Config {
     pub fn addresses(&self) -> Result<Vec<SocketAddr>, ConfigError> {
         let no_address = |why: String| ConfigError::NoAddress(self.host.clone(), why);
         let host = self.host.trim_start_matches('[').trim_end_matches(']');
-        let addresses: Vec<SocketAddr> = (host, self.port)
-            .to_socket_addrs()
-            .map_err(|e| no_address(e.to_string()))?
-            .collect();
+        let addresses: Vec<SocketAddr> = (host, self.port).to_socket_addrs().map_err(|e| no_address(e.to_string()))?.collect();
         if addresses.is_empty() {
             return Err(no_address("the name resolves to nothing".into()));
         }
@@ -245,10 +245,7 @@ mod tests {
 
     #[test]
     fn an_open_server_without_a_key_is_refused() {
-        let mut config = Config {
-            host: "0.0.0.0".into(),
-            ..Config::default()
-        };
+        let mut config = Config { host: "0.0.0.0".into(), ..Config::default() };
         assert!(matches!(config.addresses(), Err(ConfigError::OpenToAll(_))));
         config.api_key.push("secret".into());
         assert_eq!(config.addresses().unwrap()[0].port(), 8080);
@@ -257,21 +254,14 @@ mod tests {
     #[test]
     fn loopback_needs_no_key() {
         for host in ["127.0.0.1", "localhost", "::1", "[::1]", "127.8.8.8"] {
-            let config = Config {
-                host: host.into(),
-                ..Config::default()
-            };
+            let config = Config { host: host.into(), ..Config::default() };
             assert!(config.addresses().is_ok(), "{host}");
         }
     }
 
     #[test]
     fn a_child_gets_everything_but_the_keys() {
-        let config = Config {
-            api_key: vec!["secret".into()],
-            workers: 3,
-            ..Config::default()
-        };
+        let config = Config { api_key: vec!["secret".into()], workers: 3, ..Config::default() };
         let env = config.child_environment();
         assert!(!env[0].1.contains("secret"));
         let child = layers::load(&ConfigFlags::default(), env.into_iter()).unwrap();

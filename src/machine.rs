@@ -107,11 +107,8 @@ pub fn cpu_features() -> Vec<(&'static str, bool)> {
 /// AMX detection is not stable in `std`, so the kernel's own list is read.
 #[cfg(target_arch = "x86_64")]
 fn cpu_flag(name: &str) -> bool {
-    std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| {
-        text.lines()
-            .find(|l| l.starts_with("flags"))
-            .is_some_and(|l| l.split_whitespace().any(|f| f == name))
-    })
+    std::fs::read_to_string("/proc/cpuinfo")
+        .is_ok_and(|text| text.lines().find(|l| l.starts_with("flags")).is_some_and(|l| l.split_whitespace().any(|f| f == name)))
 }
 
 /// The processor's name as the system tells it.

@@ -117,7 +117,9 @@ async fn load(State(state): State<AppState>, ApiJson(request): ApiJson<LoadReque
         (Some(path), None) => outside(&state, path).await?,
         (None, Some(id)) => uploaded(&state, id).await?,
         (Some(_), Some(_)) => return Err(ApiError::field("file_id", "`lora_path` and `file_id` exclude each other; give one of them.")),
-        (None, None) => return Err(ApiError::field("lora_path", "Say where the adapter is: `lora_path`, or `file_id` of an uploaded zip.")),
+        (None, None) => {
+            return Err(ApiError::field("lora_path", "Say where the adapter is: `lora_path`, or `file_id` of an uploaded zip."));
+        }
     };
     let base = base_model(&found.folder, request.base_model).await?;
     let fitted = state.registry.try_adapter(found.folder.clone(), &base).await.map_err(|e| blame(e.into(), &base))?;
@@ -195,19 +197,20 @@ async fn outside(state: &AppState, path: &str) -> Result<Found, ApiError> {
         }
         let is_path = path.starts_with(['/', '.']) || path.starts_with("file:");
         if is_path || config.allow_pull != AllowPull::Hub {
-            let message = format!("`lora_path` `{}` is no folder below --model-dir; hub ids need a server that was started with --allow-pull=hub.", shorten(&path));
+            let message = format!(
+                "`lora_path` `{}` is no folder below --model-dir; hub ids need a server that was started with --allow-pull=hub.",
+                shorten(&path)
+            );
             return Err(ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message).with_param("lora_path"));
         }
-        let name = hub.allowed(&path, config.allow_pull.into(), config.model_dir.as_deref()).map_err(|e| ApiError::from(e).with_param("lora_path"))?;
+        let name = hub
+            .allowed(&path, config.allow_pull.into(), config.model_dir.as_deref())
+            .map_err(|e| ApiError::from(e).with_param("lora_path"))?;
         Ok((name, path))
     };
     let (name, source) = tokio::task::spawn_blocking(work).await.map_err(ApiError::internal)??;
     let pulled = state.hub.pull(&name, |_| ()).await.map_err(|e| ApiError::from(e).with_param("lora_path"))?;
-    Ok(Found {
-        folder: pulled.folder,
-        source: Some(source),
-        unpacked: None,
-    })
+    Ok(Found { folder: pulled.folder, source: Some(source), unpacked: None })
 }
 
 /// The folder in an uploaded zip, unpacked for a look.
@@ -224,11 +227,7 @@ async fn uploaded(state: &AppState, id: &str) -> Result<Found, ApiError> {
     let _turn = state.parsing.acquire().await.map_err(ApiError::internal)?;
     let work = move || adapter_zip::unpack(&zip, staging.path(), limit).map(|folder| (folder, staging));
     let (folder, staging) = tokio::task::spawn_blocking(work).await.map_err(ApiError::internal)??;
-    Ok(Found {
-        folder,
-        source: None,
-        unpacked: Some(staging),
-    })
+    Ok(Found { folder, source: None, unpacked: Some(staging) })
 }
 
 /// The request's base, or the one that the adapter's own configuration names.
@@ -238,7 +237,8 @@ async fn base_model(folder: &std::path::Path, asked: Option<String>) -> Result<S
     }
     let text = tokio::fs::read(folder.join("adapter_config.json")).await;
     let text = text.map_err(|_| mismatch("The folder has no adapter_config.json; a PEFT folder is wanted."))?;
-    let config: serde_json::Value = serde_json::from_slice(&text).map_err(|e| mismatch(format!("adapter_config.json is not valid JSON: {e}.")))?;
+    let config: serde_json::Value =
+        serde_json::from_slice(&text).map_err(|e| mismatch(format!("adapter_config.json is not valid JSON: {e}.")))?;
     match config["base_model_name_or_path"].as_str().filter(|name| !name.is_empty()) {
         Some(name) => Ok(name.to_owned()),
         None => Err(ApiError::field("base_model", "adapter_config.json names no base model; name it in `base_model`.")),
@@ -269,19 +269,12 @@ async fn unload(State(state): State<AppState>, ApiJson(request): ApiJson<UnloadR
     let name = request.lora_name;
     state.store.delete_adapter(&name).await.map_err(|e| ApiError::from(e).with_param("lora_name"))?;
     state.registry.forget(&name);
-    Ok(Json(Deleted {
-        id: name,
-        object: "adapter",
-        deleted: true,
-    }))
+    Ok(Json(Deleted { id: name, object: "adapter", deleted: true }))
 }
 
 /// List loaded adapters
 #[utoipa::path(get, path = "/v1/adapters", tag = "adapters", responses((status = 200, description = "The adapters", body = AdapterList)))]
 async fn list(State(state): State<AppState>) -> Result<Json<AdapterList>, ApiError> {
     let rows = state.store.list_adapters().await?;
-    Ok(Json(AdapterList {
-        object: "list",
-        data: rows.into_iter().map(AdapterObject::of).collect(),
-    }))
+    Ok(Json(AdapterList { object: "list", data: rows.into_iter().map(AdapterObject::of).collect() }))
 }

@@ -68,19 +68,16 @@ pub async fn score(state: &AppState, name: &str, texts: Vec<Text>, reading: Read
         let logits = row.await.map_err(|_| ApiError::shutting_down())?.map_err(|e| ApiError::internal(&e))?;
         scored.push(scale(&model.classifier, &logits, reading.scale));
     }
-    Ok(Scored {
-        model,
-        rows: scored,
-        tokens,
-        truncated,
-    })
+    Ok(Scored { model, rows: scored, tokens, truncated })
 }
 
 fn check_count(state: &AppState, texts: &[Text], field: &str) -> Result<(), ApiError> {
     let most = state.config.budgets.classify_inputs;
     match texts.len() {
         0 => Err(ApiError::field(field, format!("`{field}` is empty; send at least one text."))),
-        n if n > most => Err(ApiError::field(field, format!("`{field}` has {n} texts; a request takes at most {most} (budgets.classify_inputs)."))),
+        n if n > most => {
+            Err(ApiError::field(field, format!("`{field}` has {n} texts; a request takes at most {most} (budgets.classify_inputs).")))
+        }
         _ => Ok(()),
     }
 }
@@ -95,7 +92,9 @@ async fn encode(classifier: Arc<ServedClassifier>, texts: Vec<Text>, reading: &R
             let row = tokenizer.encode(&text.text, text.pair.as_deref()).map_err(|e| unreadable(&e, field, i))?;
             if row.truncated > 0 && !truncate {
                 let (limit, over) = (tokenizer.max_length(), row.truncated);
-                let message = format!("`{field}[{i}]` has {over} tokens more than the model's limit of {limit}; shorten it, or let it be cut with `truncate`.");
+                let message = format!(
+                    "`{field}[{i}]` has {over} tokens more than the model's limit of {limit}; shorten it, or let it be cut with `truncate`."
+                );
                 return Err(ApiError::field(format!("{field}[{i}]"), message));
             }
             rows.push(row);

@@ -41,11 +41,12 @@ impl From<StoreError> for ApiError {
 impl From<&HubError> for ApiError {
     fn from(error: &HubError) -> Self {
         match error {
-            HubError::BadSource { .. } => Self::field("model", error.to_string()),
-            // To a caller, a model that it may not name does not exist; the message says which setting changes that.
-            HubError::NotAllowed { .. } | HubError::NotFound { .. } | HubError::Missing { .. } | HubError::Offline => {
-                Self::new(StatusCode::NOT_FOUND, "model_not_found", error.to_string()).with_param("model")
-            }
+            // To a caller, a name that it may not use, or that nothing can have, does not exist; the message says why.
+            HubError::BadSource { .. }
+            | HubError::NotAllowed { .. }
+            | HubError::NotFound { .. }
+            | HubError::Missing { .. }
+            | HubError::Offline => Self::new(StatusCode::NOT_FOUND, "model_not_found", error.to_string()).with_param("model"),
             HubError::Io { source, .. } if is_full(source) => {
                 Self::disk_full("No space is left for the model's files; free some disk space and try again.")
             }

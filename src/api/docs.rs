@@ -37,7 +37,10 @@ fn page(document: &OpenApi) -> String {
     let mut html = String::from(HEAD);
     let version = escape(&document.info.version);
     let about = escape(document.info.description.as_deref().unwrap_or_default());
-    write_to(&mut html, format_args!("<h1>tunesmith {version}</h1><p>{about} The same for programs: <a href=\"/openapi.yaml\">openapi.yaml</a>.</p>"));
+    write_to(
+        &mut html,
+        format_args!("<h1>tunesmith {version}</h1><p>{about} The same for programs: <a href=\"/openapi.yaml\">openapi.yaml</a>.</p>"),
+    );
     for tag in document.tags.iter().flatten() {
         let about = escape(tag.description.as_deref().unwrap_or_default());
         write_to(&mut html, format_args!("<h2 id=\"{0}\">{0}</h2><p>{about}</p>", escape(&tag.name)));
@@ -65,7 +68,10 @@ fn describe(html: &mut String, path: &str, method: HttpMethod, operation: &Opera
         _ => "get",
     };
     let summary = escape(operation.summary.as_deref().unwrap_or_default());
-    write_to(html, format_args!("<details><summary><b class=\"{name}\">{}</b> <code>{}</code> {summary}</summary>", name.to_uppercase(), escape(path)));
+    write_to(
+        html,
+        format_args!("<details><summary><b class=\"{name}\">{}</b> <code>{}</code> {summary}</summary>", name.to_uppercase(), escape(path)),
+    );
     if let Some(text) = &operation.description {
         write_to(html, format_args!("<p>{}</p>", escape(text)));
     }

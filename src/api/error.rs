@@ -43,13 +43,7 @@ pub struct ErrorObject {
 impl ApiError {
     /// An error of any status; the more specific constructors are below.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            status,
-            code,
-            message: message.into(),
-            param: None,
-            retry_after: None,
-        }
+        Self { status, code, message: message.into(), param: None, retry_after: None }
     }
 
     /// 400: the request as a whole is wrong.
@@ -150,12 +144,7 @@ impl IntoResponse for ApiError {
             _ => "invalid_request_error",
         };
         let body = ErrorBody {
-            error: ErrorObject {
-                message: self.message,
-                kind: kind.to_owned(),
-                param: self.param,
-                code: Some(self.code.to_owned()),
-            },
+            error: ErrorObject { message: self.message, kind: kind.to_owned(), param: self.param, code: Some(self.code.to_owned()) },
         };
         let mut response = (self.status, axum::Json(body)).into_response();
         if let Some(seconds) = self.retry_after {

@@ -51,17 +51,14 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for ApiQuery<T> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        axum::extract::Query::<T>::from_request_parts(parts, state)
-            .await
-            .map(|query| Self(query.0))
-            .map_err(|e| {
-                let message = e.body_text();
-                let error = ApiError::bad_request(message.clone());
-                match quoted(&message, "unknown field `").or_else(|| named(&message)) {
-                    Some(field) => error.with_param(field),
-                    None => error,
-                }
-            })
+        axum::extract::Query::<T>::from_request_parts(parts, state).await.map(|query| Self(query.0)).map_err(|e| {
+            let message = e.body_text();
+            let error = ApiError::bad_request(message.clone());
+            match quoted(&message, "unknown field `").or_else(|| named(&message)) {
+                Some(field) => error.with_param(field),
+                None => error,
+            }
+        })
     }
 }
 
@@ -178,7 +175,6 @@ fn named(message: &str) -> Option<String> {
     let (name, _) = rest.split_once(": ")?;
     name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_').then(|| name.to_owned())
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -20,10 +20,7 @@ use super::state::AppState;
 
 /// The routes of files.
 pub fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::default()
-        .routes(routes!(list_files))
-        .routes(routes!(get_file, delete_file))
-        .routes(routes!(file_content))
+    OpenApiRouter::default().routes(routes!(list_files)).routes(routes!(get_file, delete_file)).routes(routes!(file_content))
 }
 
 /// A file.
@@ -73,6 +70,14 @@ impl FileObject {
     }
 }
 
+/// What a summary tells in a list: the counts, without the columns, which may hold a thousand labels each.
+fn brief(mut file: FileObject) -> FileObject {
+    if let Some(summary) = file.summary.as_mut().and_then(serde_json::Value::as_object_mut) {
+        summary.remove("columns");
+    }
+    file
+}
+
 /// What is left of something that was deleted.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Deleted {
@@ -115,6 +120,8 @@ pub async fn find(state: &AppState, id: &str) -> Result<FileRow, ApiError> {
 }
 
 /// List files
+///
+/// Their summaries come without the columns.
 #[utoipa::path(get, path = "/v1/files", tag = "files", params(FileListParams), responses(
     (status = 200, description = "A page of files", body = List<FileObject>)))]
 async fn list_files(State(state): State<AppState>, ApiQuery(params): ApiQuery<FileListParams>) -> Result<Json<List<FileObject>>, ApiError> {
@@ -124,7 +131,7 @@ async fn list_files(State(state): State<AppState>, ApiQuery(params): ApiQuery<Fi
     };
     let query = page::<FileId>(params.after.as_deref(), params.limit, 10_000, 10_000, order)?;
     let rows = state.store.list_files(&query, params.purpose.as_deref()).await?;
-    Ok(Json(List::of(rows, FileObject::of, |f| f.id.clone())))
+    Ok(Json(List::of(rows, |row| brief(FileObject::of(row)), |f| f.id.clone())))
 }
 
 /// Look up a file
@@ -145,11 +152,7 @@ async fn get_file(State(state): State<AppState>, ApiPath(id): ApiPath<String>) -
 async fn delete_file(State(state): State<AppState>, ApiPath(id): ApiPath<String>) -> Result<Json<Deleted>, ApiError> {
     let parsed = id.parse::<FileId>().map_err(|_| ApiError::file_not_found(&id))?;
     state.store.delete_file(parsed).await?;
-    Ok(Json(Deleted {
-        id,
-        object: "file",
-        deleted: true,
-    }))
+    Ok(Json(Deleted { id, object: "file", deleted: true }))
 }
 
 /// A file's bytes

@@ -29,10 +29,7 @@ pub struct Health {
 /// Whether the process lives
 #[utoipa::path(get, path = "/healthz", tag = "operations", security(()), responses((status = 200, description = "It lives", body = Health)))]
 async fn healthz() -> Json<Health> {
-    Json(Health {
-        status: "ok",
-        version: env!("CARGO_PKG_VERSION"),
-    })
+    Json(Health { status: "ok", version: env!("CARGO_PKG_VERSION") })
 }
 
 /// Whether the server can take requests: the database answers and the server is not about to end
@@ -44,8 +41,5 @@ async fn readyz(State(state): State<AppState>) -> Result<Json<Health>, ApiError>
         return Err(ApiError::shutting_down());
     }
     state.store.ping().await?;
-    Ok(Json(Health {
-        status: "ready",
-        version: env!("CARGO_PKG_VERSION"),
-    }))
+    Ok(Json(Health { status: "ready", version: env!("CARGO_PKG_VERSION") }))
 }

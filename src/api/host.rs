@@ -96,7 +96,15 @@ mod tests {
 
     #[test]
     fn rebound_and_disguised_names_are_refused() {
-        for host in ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8080", "[::1].evil.example", "10.0.0.1", "", "localhost:80:evil"] {
+        for host in [
+            "evil.example",
+            "127.0.0.1.evil.example",
+            "localhost.evil.example:8080",
+            "[::1].evil.example",
+            "10.0.0.1",
+            "",
+            "localhost:80:evil",
+        ] {
             assert!(!ask(host, None, &[]), "{host}");
         }
     }

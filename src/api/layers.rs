@@ -103,7 +103,24 @@ pub async fn no_method(request: Request) -> ApiError {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_a_500_that_tells_nothing_of_it() {
+        use tower::ServiceExt;
+        async fn broken() {
+            panic!("a secret")
+        }
+        let app =
+            axum::Router::new().route("/", axum::routing::get(broken)).layer(tower_http::catch_panic::CatchPanicLayer::custom(panicked));
+        let response = app.oneshot(Request::get("/").body(axum::body::Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(response.status(), 500);
+        let bytes = axum::body::to_bytes(response.into_body(), 1 << 16).await.unwrap();
+        let body: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!(body["error"]["code"], "internal_error");
+        assert!(!body.to_string().contains("secret"));
+    }
 
     #[test]
     fn only_plain_request_ids_are_taken_over() {

@@ -8,54 +8,45 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::{Body, Bytes, HttpBody};
+use axum::body::{Body, BodyDataStream, Bytes, HttpBody};
 use axum::extract::Request;
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 
 /// How long a refused body is still read. What a client sends after that is cut off.
 const MOMENT: Duration = Duration::from_secs(2);
 
-/// Wraps a request's body.
+/// Wraps a request's body, if it has one.
 pub async fn wrap(request: Request) -> Request {
-    request.map(|body| Body::new(Lingering { body: Some(body) }))
+    request.map(|body| match body.is_end_stream() {
+        true => body,
+        false => Body::from_stream(Lingering { body: Some(body.into_data_stream()) }),
+    })
 }
 
+/// A body that is taken out when it has ended or failed.
 struct Lingering {
-    /// Taken when it is dropped.
-    body: Option<Body>,
+    body: Option<BodyDataStream>,
 }
 
-impl HttpBody for Lingering {
-    type Data = Bytes;
-    type Error = axum::Error;
+impl Stream for Lingering {
+    type Item = Result<Bytes, axum::Error>;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<http_body::Frame<Bytes>, axum::Error>>> {
-        match &mut self.body {
-            Some(body) => Pin::new(body).poll_frame(context),
-            None => Poll::Ready(None),
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let item = body.poll_next_unpin(context);
+        if matches!(item, Poll::Ready(None | Some(Err(_)))) {
+            self.body = None;
         }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.body.as_ref().map(HttpBody::size_hint).unwrap_or_default()
+        item
     }
 }
 
 impl Drop for Lingering {
     fn drop(&mut self) {
-        let Some(body) = self.body.take().filter(|body| !body.is_end_stream()) else { return };
+        let Some(mut body) = self.body.take() else { return };
         // Outside a runtime the process is about to end.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(tokio::time::timeout(MOMENT, drain(body)));
+            runtime.spawn(tokio::time::timeout(MOMENT, async move { while let Some(Ok(_)) = body.next().await {} }));
         }
     }
-}
-
-async fn drain(body: Body) {
-    let mut bytes = body.into_data_stream();
-    while let Some(Ok(_)) = bytes.next().await {}
 }

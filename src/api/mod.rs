@@ -18,6 +18,7 @@ pub mod health;
 pub mod host;
 pub mod jobs;
 pub mod layers;
+mod linger;
 pub mod models;
 pub mod openapi;
 pub mod paging;
@@ -61,6 +62,7 @@ pub fn router(state: AppState) -> Router {
     let (routes, _) = routes(|quick| quick.layer(from_fn_with_state(state.clone(), layers::deadline))).split_for_parts();
     let idle = Duration::from_secs(state.config.limits.body_idle_seconds);
     let around = ServiceBuilder::new()
+        .layer(axum::middleware::map_request(linger::wrap))
         .layer(from_fn(layers::identify))
         .layer(layers::cors(&state.config.cors_origin))
         .layer(layers::compression())
@@ -71,11 +73,7 @@ pub fn router(state: AppState) -> Router {
         .layer(RequestBodyTimeoutLayer::new(idle))
         // Every extractor of ours counts by itself, against the configured limits.
         .layer(DefaultBodyLimit::disable());
-    routes
-        .fallback(layers::no_route)
-        .method_not_allowed_fallback(layers::no_method)
-        .with_state(state)
-        .layer(around)
+    routes.fallback(layers::no_route).method_not_allowed_fallback(layers::no_method).with_state(state).layer(around)
 }
 
 /// Uploaded bytes are never to be guessed at by a browser.

@@ -20,10 +20,7 @@ use super::state::AppState;
 
 /// The routes of models.
 pub fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::default()
-        .routes(routes!(list_models))
-        .routes(routes!(get_model, delete_model))
-        .routes(routes!(download_model))
+    OpenApiRouter::default().routes(routes!(list_models)).routes(routes!(get_model, delete_model)).routes(routes!(download_model))
 }
 
 /// A model.
@@ -229,11 +226,7 @@ async fn delete_model(State(state): State<AppState>, ApiPath(name): ApiPath<Stri
         Err(StoreError::NotFound { kind: Kind::Model, .. }) => return Err(cannot_delete(find(&state, &name).await?, &name)),
         Err(error) => return Err(error.into()),
     }
-    Ok(Json(Deleted {
-        id: name,
-        object: "model",
-        deleted: true,
-    }))
+    Ok(Json(Deleted { id: name, object: "model", deleted: true }))
 }
 
 /// A name that leads somewhere, and not to a model that was trained here.

@@ -64,12 +64,6 @@ impl<T> List<T> {
     /// Maps a page of rows; `id` reads an item's id.
     pub fn of<Row>(page: Page<Row>, map: impl FnMut(Row) -> T, id: impl Fn(&T) -> String) -> Self {
         let data: Vec<T> = page.items.into_iter().map(map).collect();
-        Self {
-            object: "list",
-            first_id: data.first().map(&id),
-            last_id: data.last().map(&id),
-            has_more: page.has_more,
-            data,
-        }
+        Self { object: "list", first_id: data.first().map(&id), last_id: data.last().map(&id), has_more: page.has_more, data }
     }
 }

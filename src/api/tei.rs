@@ -74,13 +74,7 @@ struct Token {
 
 impl From<TokenPiece> for Token {
     fn from(piece: TokenPiece) -> Self {
-        Self {
-            id: piece.id,
-            text: piece.text,
-            special: piece.special,
-            start: piece.start,
-            stop: piece.stop,
-        }
+        Self { id: piece.id, text: piece.text, special: piece.special, start: piece.start, stop: piece.stop }
     }
 }
 
@@ -95,7 +89,10 @@ impl From<TokenPiece> for Token {
     (status = 507, description = "The disk is full", body = ErrorBody)))]
 async fn predict(State(state): State<AppState>, ApiJson(request): ApiJson<PredictRequest>) -> Result<Response, ApiError> {
     if let Some(other) = request.truncation_direction.as_deref().filter(|d| !d.eq_ignore_ascii_case("right")) {
-        return Err(invalid("truncation_direction", format!("`truncation_direction` is `{}`; only `Right` is available.", super::error::shorten(other))));
+        return Err(invalid(
+            "truncation_direction",
+            format!("`truncation_direction` is `{}`; only `Right` is available.", super::error::shorten(other)),
+        ));
     }
     let (texts, single) = sequences(&request.inputs)?;
     let name = name_or_only(&state, request.model).await?;
@@ -107,10 +104,7 @@ async fn predict(State(state): State<AppState>, ApiJson(request): ApiJson<Predic
     let scored = score(&state, &name, texts, reading).await.map_err(unprocessable)?;
     let labels = &scored.model.classifier.labels;
     let row = |scores: &Vec<f64>| -> Vec<LabelScore> {
-        let item = |i: usize| LabelScore {
-            label: labels[i].clone(),
-            score: scores[i],
-        };
+        let item = |i: usize| LabelScore { label: labels[i].clone(), score: scores[i] };
         ranked(scores).into_iter().map(item).collect()
     };
     let mut rows: Vec<Vec<LabelScore>> = scored.rows.iter().map(row).collect();
@@ -181,14 +175,8 @@ fn sequences(inputs: &Value) -> Result<(Vec<Text>, bool), ApiError> {
 
 fn sequence(texts: &[Value]) -> Result<Text, ApiError> {
     match texts {
-        [text] => Ok(Text {
-            text: text_of(text)?,
-            pair: None,
-        }),
-        [text, pair] => Ok(Text {
-            text: text_of(text)?,
-            pair: Some(text_of(pair)?),
-        }),
+        [text] => Ok(Text { text: text_of(text)?, pair: None }),
+        [text, pair] => Ok(Text { text: text_of(text)?, pair: Some(text_of(pair)?) }),
         _ => Err(wrong_inputs()),
     }
 }

@@ -76,13 +76,7 @@ async fn upload(State(state): State<AppState>, request: Request) -> Result<Json<
         return Err(too_large(limit));
     }
     let mut form = Multipart::from_request(request, &()).await.map_err(|e| not_a_form(&e))?;
-    let parts = match read_form(&mut form, &state, limit).await {
-        Ok(parts) => parts,
-        Err(error) => {
-            linger(form);
-            return Err(error);
-        }
-    };
+    let parts = read_form(&mut form, &state, limit).await?;
     let summary = match parts.purpose.as_str() {
         "fine-tune" => inspect(&state, &parts.file).await?,
         _ => serde_json::Value::Null,
@@ -143,7 +137,8 @@ async fn read_form(form: &mut Multipart, state: &AppState, limit: u64) -> Result
         }
     }
     Ok(Parts {
-        purpose: purpose.ok_or_else(|| ApiError::field("purpose", format!("`purpose` is missing; it is one of {}.", PURPOSES.join(", "))))?,
+        purpose: purpose
+            .ok_or_else(|| ApiError::field("purpose", format!("`purpose` is missing; it is one of {}.", PURPOSES.join(", "))))?,
         file: file.ok_or_else(|| ApiError::field("file", "`file` is missing; send the file as a part of that name."))?,
     })
 }
@@ -184,12 +179,7 @@ async fn receive(mut field: Field<'_>, folder: &Path, limit: u64) -> Result<Rece
         writer.write_all(&chunk).await.map_err(disk)?;
     }
     writer.flush().await.map_err(disk)?;
-    Ok(Received {
-        path,
-        name,
-        bytes,
-        sha256: hex(&digest.finalize()),
-    })
+    Ok(Received { path, name, bytes, sha256: hex(&digest.finalize()) })
 }
 
 /// Parses every row off the async threads; at most as many at once as there are cores.
@@ -197,21 +187,9 @@ async fn inspect(state: &AppState, file: &Received) -> Result<serde_json::Value,
     let _turn = state.parsing.acquire().await.map_err(ApiError::internal)?;
     let limits = state.config.data_limits();
     let (path, name) = (file.path.to_path_buf(), file.name.clone());
-    let summary = tokio::task::spawn_blocking(move || tunesmith_data::inspect(&path, &name, &limits))
-        .await
-        .map_err(ApiError::internal)??;
+    let summary =
+        tokio::task::spawn_blocking(move || tunesmith_data::inspect(&path, &name, &limits)).await.map_err(ApiError::internal)??;
     serde_json::to_value(summary).map_err(ApiError::internal)
-}
-
-/// Goes on reading for a moment after an early answer: a connection that is closed on unread bytes is reset, and many
-/// clients then never see the answer.
-fn linger(mut form: Multipart) {
-    let drain = async move {
-        while let Ok(Some(mut field)) = form.next_field().await {
-            while let Ok(Some(_)) = field.chunk().await {}
-        }
-    };
-    tokio::spawn(tokio::time::timeout(std::time::Duration::from_secs(2), drain));
 }
 
 fn not_a_form(rejection: &MultipartRejection) -> ApiError {
@@ -239,7 +217,9 @@ fn too_large(limit: u64) -> ApiError {
 
 fn disk(error: std::io::Error) -> ApiError {
     if is_full(&error) {
-        return ApiError::disk_full("No space is left for the upload; delete files or models (`tunesmith gc` shows what may go) and try again.");
+        return ApiError::disk_full(
+            "No space is left for the upload; delete files or models (`tunesmith gc` shows what may go) and try again.",
+        );
     }
     ApiError::internal(error)
 }

@@ -27,11 +27,7 @@ const MAX32: u64 = u32::MAX as u64;
 impl ZipStream {
     /// An empty zip.
     pub fn new() -> Self {
-        Self {
-            offset: 0,
-            entry: None,
-            done: Vec::new(),
-        }
+        Self { offset: 0, entry: None, done: Vec::new() }
     }
 
     /// Begins an entry. `size` decides between the 32-bit and the 64-bit form.
@@ -46,13 +42,7 @@ impl ZipStream {
         if large {
             out.u16(1).u16(16).u64(0).u64(0);
         }
-        self.entry = Some(Entry {
-            name: name.as_bytes().to_vec(),
-            offset: self.offset,
-            size: 0,
-            crc: flate2::Crc::new(),
-            large,
-        });
+        self.entry = Some(Entry { name: name.as_bytes().to_vec(), offset: self.offset, size: 0, crc: flate2::Crc::new(), large });
         self.sent(out)
     }
 

@@ -33,11 +33,7 @@ impl Client {
         // The variable may hold the server's whole list; any of its keys lets us in.
         let key = flags.api_key.as_deref().and_then(|k| k.split(',').next()).map(|k| k.trim().to_owned()).filter(|k| !k.is_empty());
         let http = reqwest::Client::builder().build().context("cannot set up an HTTP client")?;
-        Ok(Self {
-            http,
-            url: flags.url.trim_end_matches('/').to_owned(),
-            key,
-        })
+        Ok(Self { http, url: flags.url.trim_end_matches('/').to_owned(), key })
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {

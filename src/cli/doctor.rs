@@ -81,7 +81,8 @@ fn address(findings: &mut Findings, config: &Config) {
     match config.addresses() {
         Ok(addresses) => {
             let keys = config.api_key.len();
-            findings.good("address", format!("{}, {keys} API keys", addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")));
+            findings
+                .good("address", format!("{}, {keys} API keys", addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")));
         }
         Err(error) => findings.bad("address", error.to_string()),
     }

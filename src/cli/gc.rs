@@ -66,14 +66,8 @@ async fn print_usage(store: &Store) -> anyhow::Result<()> {
 
 /// What its owner may decide to delete; nothing of it goes by itself.
 async fn print_removable(store: &Store) -> anyhow::Result<()> {
-    let filter = JobFilter {
-        states: vec![JobState::Failed, JobState::Cancelled, JobState::Succeeded],
-        ..JobFilter::default()
-    };
-    let mut query = PageQuery {
-        limit: 100,
-        ..PageQuery::default()
-    };
+    let filter = JobFilter { states: vec![JobState::Failed, JobState::Cancelled, JobState::Succeeded], ..JobFilter::default() };
+    let mut query = PageQuery { limit: 100, ..PageQuery::default() };
     let mut out = table(&["JOB", "STATE", "CHECKPOINTS"]);
     let mut any = false;
     loop {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -46,9 +47,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 async fn serve(config: Config, addresses: &[SocketAddr]) -> anyhow::Result<()> {
     let lock = DataLock::acquire(&config.data_dir)?;
     let store = Store::open(&config.data_dir, Arc::new(SystemClock::new())).await?;
+    // Clears the scratch folder too, but for what workers that were started by hand have there right now.
     let swept = store.sweep(&lock).await?;
     tracing::info!(?swept, "the data folder is in order");
-    clear_scratch(&config)?;
     let hub = Arc::new(Hub::new(HubConfig::from_env())?);
     let shutdown = CancellationToken::new();
     let config = Arc::new(config);
@@ -59,8 +60,14 @@ async fn serve(config: Config, addresses: &[SocketAddr]) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     let signals = tokio::spawn(wait_for_signal(shutdown.clone()));
     let workers = Supervisor::start(store.clone(), config.clone(), shutdown.clone()).await?;
-    announce(address)?;
+    announce(address);
     let app = api::router(state);
+    // Events and small answers go out at once, and not when the last packet was acknowledged.
+    let listener = listener.tap_io(|connection| {
+        if let Err(error) = connection.set_nodelay(true) {
+            tracing::debug!(%error, "a connection keeps Nagle's delay");
+        }
+    });
     let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     let requests = async {
         let result = tokio::select! {
@@ -82,22 +89,12 @@ async fn serve(config: Config, addresses: &[SocketAddr]) -> anyhow::Result<()> {
     Ok(result?)
 }
 
-/// What uploads of an earlier run left behind.
-fn clear_scratch(config: &Config) -> anyhow::Result<()> {
-    let folder = config.scratch_dir();
-    match std::fs::remove_dir_all(&folder) {
-        Ok(()) => {}
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-        Err(e) => return Err(e).with_context(|| format!("cannot clear {}", folder.display())),
-    }
-    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))
-}
-
-/// The one line on standard output: programs that start a server wait for it.
-fn announce(address: SocketAddr) -> anyhow::Result<()> {
+/// The one line on standard output: programs that start a server wait for it. Nobody has to listen.
+fn announce(address: SocketAddr) {
     let mut out = std::io::stdout().lock();
-    writeln!(out, "tunesmith listening on http://{address}")?;
-    Ok(out.flush()?)
+    if let Err(error) = writeln!(out, "tunesmith listening on http://{address}").and_then(|()| out.flush()) {
+        tracing::warn!(%error, %address, "listening, and standard output is closed");
+    }
 }
 
 async fn wait_for_signal(shutdown: CancellationToken) {

@@ -54,7 +54,11 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(file) = &args.validation_file {
         request["validation_file"] = file_id(&client, file).await?.into();
     }
-    let simple = [("suffix", args.suffix.map(Value::from)), ("seed", args.seed.map(Value::from)), ("tuning", args.tuning.map(|t| json!({"type": t})))];
+    let simple = [
+        ("suffix", args.suffix.map(Value::from)),
+        ("seed", args.seed.map(Value::from)),
+        ("tuning", args.tuning.map(|t| json!({"type": t}))),
+    ];
     for (name, value) in simple {
         if let Some(value) = value {
             request[name] = value;
@@ -94,7 +98,8 @@ fn set(request: &mut Value, assignment: &str) -> anyhow::Result<()> {
         if place.is_null() {
             *place = Value::Object(Map::new());
         }
-        let object = place.as_object_mut().with_context(|| format!("--set {assignment}: {name} stands below something that is no section"))?;
+        let object =
+            place.as_object_mut().with_context(|| format!("--set {assignment}: {name} stands below something that is no section"))?;
         place = object.entry(name).or_insert(Value::Null);
     }
     *place = value;

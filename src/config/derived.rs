@@ -6,7 +6,12 @@ impl Config {
     /// Bounds on data files, as the data crate takes them.
     pub fn data_limits(&self) -> tunesmith_data::Limits {
         let l = &self.limits;
-        tunesmith_data::Limits { file_bytes: l.max_file_bytes, unpacked_bytes: l.max_unpacked_bytes, ratio: l.max_unpack_ratio, line_bytes: l.max_line_bytes }
+        tunesmith_data::Limits {
+            file_bytes: l.max_file_bytes,
+            unpacked_bytes: l.max_unpacked_bytes,
+            ratio: l.max_unpack_ratio,
+            line_bytes: l.max_line_bytes,
+        }
     }
 
     /// Threads for the maths of one worker: the cores shared among the workers, unless something else is asked for.
@@ -18,5 +23,15 @@ impl Config {
     /// Threads for the maths of answers.
     pub fn threads_of_serving(&self) -> usize {
         self.threads.unwrap_or_else(crate::machine::cores).max(1)
+    }
+
+    /// Bytes that all jobs together may be estimated at.
+    pub fn jobs_bytes(&self) -> u64 {
+        self.budgets.jobs_bytes.unwrap_or_else(|| crate::machine::memory_limit().saturating_sub(self.models_bytes()))
+    }
+
+    /// How long a lease lives without a beat.
+    pub fn lease_timeout(&self) -> std::time::Duration {
+        std::time::Duration::from_secs(self.lease_seconds)
     }
 }

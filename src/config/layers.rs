@@ -26,13 +26,15 @@ pub(super) fn load(flags: &ConfigFlags, environment: impl Iterator<Item = (Strin
         None => figment.merge(Toml::file("tunesmith.toml").search(false)),
     };
     let (inherited, own): (Vec<_>, Vec<_>) = environment.partition(|(name, _)| name == INHERITED);
-    if let Some((_, json)) = inherited.first() {
-        let value: serde_json::Value = serde_json::from_str(json).map_err(|e| ConfigError::Invalid(format!("{INHERITED}: {e}")))?;
-        figment = figment.merge(Serialized::defaults(value));
-    }
-    figment = figment
-        .merge(Environment::read(own.into_iter())?)
-        .merge(Serialized::defaults(flags.layer()));
+    figment = match inherited.first() {
+        // Finished: the server's flags stand in it, above the environment that the child has too.
+        Some((_, json)) => {
+            let value: serde_json::Value = serde_json::from_str(json).map_err(|e| ConfigError::Invalid(format!("{INHERITED}: {e}")))?;
+            figment.merge(Serialized::defaults(value))
+        }
+        None => figment.merge(Environment::read(own.into_iter())?),
+    };
+    figment = figment.merge(Serialized::defaults(flags.layer()));
     let mut config: Config = figment.extract().map_err(|e| ConfigError::Invalid(explain(&e)))?;
     config.data_dir = std::path::absolute(&config.data_dir).map_err(|e| ConfigError::Invalid(format!("data_dir: {e}")))?;
     check(&config)?;
@@ -113,6 +115,9 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     if config.threads == Some(0) || config.worker_threads == Some(0) {
         return invalid("`threads`: 0 threads can do nothing; leave it out to use every core");
     }
+    if config.lease_seconds < 3 {
+        return invalid("`lease_seconds`: workers give a sign of life every second; set at least 3");
+    }
     if config.limits.max_body_bytes == 0 || config.limits.max_file_bytes == 0 {
         return invalid("`limits`: a limit of 0 bytes would refuse every request");
     }
@@ -135,10 +140,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t.toml");
         std::fs::write(&path, text).unwrap();
-        let flags = ConfigFlags {
-            config: Some(path),
-            ..ConfigFlags::default()
-        };
+        let flags = ConfigFlags { config: Some(path), ..ConfigFlags::default() };
         (dir, flags)
     }
 
@@ -147,10 +149,19 @@ mod tests {
         let (_dir, mut flags) = file("port = 1\nworkers = 5\nhost = \"::1\"\n[limits]\nmax_file_bytes = 10\nmax_line_bytes = 11\n");
         flags.port = Some(3);
         flags.max_file_bytes = Some(12);
-        let config = load(&flags, env(&[("TUNESMITH_PORT", "2"), ("TUNESMITH_WORKERS", "6"), ("TUNESMITH_LIMITS__MAX_FILE_BYTES", "13")])).unwrap();
+        let config =
+            load(&flags, env(&[("TUNESMITH_PORT", "2"), ("TUNESMITH_WORKERS", "6"), ("TUNESMITH_LIMITS__MAX_FILE_BYTES", "13")])).unwrap();
         assert_eq!((config.port, config.workers, config.host.as_str()), (3, 6, "::1"));
         assert_eq!((config.limits.max_file_bytes, config.limits.max_line_bytes), (12, 11));
         assert_eq!(config.limits.max_body_bytes, 8 << 20);
+    }
+
+    #[test]
+    fn a_childs_environment_does_not_undo_its_servers_flags() {
+        let server = Config { workers: 3, ..Config::default() };
+        let json = serde_json::to_string(&server).unwrap();
+        let child = load(&ConfigFlags::default(), env(&[(INHERITED, &json), ("TUNESMITH_WORKERS", "5")])).unwrap();
+        assert_eq!(child.workers, 3);
     }
 
     #[test]
@@ -174,10 +185,7 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_named() {
-        let flags = ConfigFlags {
-            config: Some("no-such.toml".into()),
-            ..ConfigFlags::default()
-        };
+        let flags = ConfigFlags { config: Some("no-such.toml".into()), ..ConfigFlags::default() };
         assert!(load(&flags, env(&[])).unwrap_err().to_string().contains("no-such.toml"));
     }
 }

@@ -63,10 +63,13 @@ impl Waiting {
     }
 }
 
+/// A row's logits; an error is shared by the rows of its pass.
+pub type RowAnswer = Result<Vec<f32>, Arc<MlError>>;
+
 struct Row {
     encoded: Encoded,
     classifier: Arc<ServedClassifier>,
-    answer: oneshot::Sender<Result<Vec<f32>, Arc<MlError>>>,
+    answer: oneshot::Sender<RowAnswer>,
 }
 
 #[derive(Default)]
@@ -103,11 +106,7 @@ impl Batcher {
     ///
     /// # Errors
     /// [`QueueFull`]; then nothing is queued.
-    pub fn submit(
-        &self,
-        classifier: &Arc<ServedClassifier>,
-        rows: Vec<Encoded>,
-    ) -> Result<Vec<oneshot::Receiver<Result<Vec<f32>, Arc<MlError>>>>, QueueFull> {
+    pub fn submit(&self, classifier: &Arc<ServedClassifier>, rows: Vec<Encoded>) -> Result<Vec<oneshot::Receiver<RowAnswer>>, QueueFull> {
         let tokens = rows.iter().map(|r| r.ids.len()).sum();
         self.shared.waiting.enter(rows.len(), tokens)?;
         let mut receivers = Vec::with_capacity(rows.len());

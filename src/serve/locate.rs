@@ -64,6 +64,8 @@ pub async fn locate(store: &Store, name: &str) -> Result<Place, LocateError> {
             (Some(folder_key), _) => Place::Adapter { folder_key, base: row.base_model, revision: None },
             (None, source) => Place::OutsideAdapter { source: source.unwrap_or_default(), base: row.base_model },
         }),
+        // A name of our own form that is not here was deleted, or never was: no source to ask the hub for.
+        Err(missing @ StoreError::NotFound { .. }) if name.starts_with("ft:") => Err(missing.into()),
         Err(StoreError::NotFound { .. }) => Ok(Place::Base),
         Err(other) => Err(other.into()),
     }

@@ -4,6 +4,6 @@ mod batcher;
 mod locate;
 mod registry;
 
-pub use batcher::{Batcher, QueueFull};
+pub use batcher::{Batcher, QueueFull, RowAnswer};
 pub use locate::LocateError;
 pub use registry::{Loaded, Registry, ServeError};

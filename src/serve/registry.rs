@@ -6,13 +6,13 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::OnceCell;
 use tunesmith_hub::{AllowPull, Hub, HubError};
 use tunesmith_ml::error::MlError;
 use tunesmith_ml::infer::{ServedBase, ServedClassifier};
-use tunesmith_store::{Store, StoreError};
+use tunesmith_store::{Store, StoreError, split_checkpoint_name};
 
 use super::batcher::{Batcher, Waiting};
 use super::locate::{LocateError, Place, locate};
@@ -24,7 +24,10 @@ pub struct Loaded {
     pub classifier: Arc<ServedClassifier>,
     /// Its base's queue.
     pub batcher: Arc<Batcher>,
+    /// The registry's clock at the last use.
     used: AtomicU64,
+    /// The second in which its name was last looked up.
+    checked: AtomicU64,
 }
 
 /// Why a name does not answer.
@@ -94,6 +97,7 @@ struct Inner {
     models: Mutex<HashMap<String, Slot<Loaded>>>,
     bases: Mutex<HashMap<PathBuf, Slot<Base>>>,
     clock: AtomicU64,
+    started: Instant,
 }
 
 impl Registry {
@@ -105,7 +109,9 @@ impl Registry {
         let pool = Arc::new(tunesmith_ops::threads::build_pool(config.threads_of_serving())?);
         let waiting = Arc::new(Waiting::new(config.budgets.classify_queue_rows, config.budgets.classify_queue_tokens));
         let (models, bases) = (Mutex::default(), Mutex::default());
-        Ok(Self { inner: Arc::new(Inner { store, hub, config, waiting, pool, models, bases, clock: AtomicU64::new(0) }) })
+        Ok(Self {
+            inner: Arc::new(Inner { store, hub, config, waiting, pool, models, bases, clock: AtomicU64::new(0), started: Instant::now() }),
+        })
     }
 
     /// Rows that wait or run, over all models.
@@ -120,6 +126,7 @@ impl Registry {
     pub async fn get(&self, name: &str) -> Result<Arc<Loaded>, ServeError> {
         let slot = lock(&self.inner.models).entry(name.to_owned()).or_default().clone();
         if let Some(loaded) = slot.get() {
+            self.check_still_there(name, loaded).await?;
             self.touch(loaded);
             return Ok(loaded.clone());
         }
@@ -140,6 +147,7 @@ impl Registry {
             }
             Err(error) => {
                 self.forget_unfilled(name);
+                self.evict();
                 Err(error)
             }
         }
@@ -158,7 +166,26 @@ impl Registry {
     /// If it does not fit, or the base cannot be had.
     pub async fn try_adapter(&self, folder: PathBuf, base: &str) -> Result<ServedClassifier, ServeError> {
         let base = self.base_of(base).await?;
-        blocking(move || Ok(ServedClassifier::adapter(base.weights.clone(), &folder)?)).await
+        let fitted = blocking(move || Ok(ServedClassifier::adapter(base.weights.clone(), &folder)?)).await;
+        self.evict();
+        fitted
+    }
+
+    /// Checkpoints expire while they are loaded, by a worker in another process, so their names are looked up again once a
+    /// second. Other names end in this process, by [`Self::forget`].
+    async fn check_still_there(&self, name: &str, loaded: &Loaded) -> Result<(), ServeError> {
+        let now = self.inner.started.elapsed().as_secs();
+        if split_checkpoint_name(name).is_none() || loaded.checked.swap(now, Ordering::Relaxed) == now {
+            return Ok(());
+        }
+        match locate(&self.inner.store, name).await {
+            Err(gone @ (LocateError::Expired(_) | LocateError::Store(StoreError::NotFound { .. }))) => {
+                self.forget(name);
+                Err(gone.into())
+            }
+            // A busy database is no reason to refuse what is in memory.
+            _ => Ok(()),
+        }
     }
 
     fn touch(&self, loaded: &Loaded) {
@@ -194,7 +221,12 @@ impl Registry {
             }
         };
         tracing::info!(name, bytes = classifier.bytes(), base_bytes = base.weights.bytes(), "loaded");
-        Ok(Arc::new(Loaded { classifier: Arc::new(classifier), batcher: base.batcher.clone(), used: AtomicU64::new(0) }))
+        Ok(Arc::new(Loaded {
+            classifier: Arc::new(classifier),
+            batcher: base.batcher.clone(),
+            used: AtomicU64::new(0),
+            checked: AtomicU64::new(u64::MAX),
+        }))
     }
 
     async fn adapter(&self, folder: PathBuf, base: Arc<Base>) -> Result<(Arc<Base>, ServedClassifier), ServeError> {
@@ -248,14 +280,17 @@ impl Registry {
     fn evict(&self) {
         let budget = self.inner.config.models_bytes();
         let mut models = lock(&self.inner.models);
+        if self.loaded_bytes(&models) > budget {
+            // A base that was loaded for a look, or whose last model could not be made, goes first.
+            self.drop_bases_without(&models);
+        }
         while self.loaded_bytes(&models) > budget {
-            let filled = models.iter().filter_map(|(n, s)| Some((n.clone(), s.get()?.used.load(Ordering::Relaxed))));
-            let Some((oldest, _)) = filled.min_by_key(|(_, used)| *used) else { break };
-            if models.len() == 1 {
-                break; // the one that was just asked for
-            }
+            let filled = models.iter().filter_map(|(n, s)| Some((s.get()?.used.load(Ordering::Relaxed), n.clone())));
+            let mut by_use: Vec<_> = filled.collect();
+            by_use.sort_unstable();
+            let [(_, oldest), _, ..] = &by_use[..] else { break }; // the one that was just asked for stays
             tracing::info!(name = oldest, "evicted");
-            models.remove(&oldest);
+            models.remove(oldest);
             self.drop_bases_without(&models);
         }
     }
@@ -267,8 +302,10 @@ impl Registry {
 
     fn drop_bases_without(&self, models: &HashMap<String, Slot<Loaded>>) {
         lock(&self.inner.bases).retain(|_, slot| {
-            let Some(base) = slot.get() else { return true };
-            models.values().filter_map(|s| s.get()).any(|m| Arc::ptr_eq(&m.classifier.base, &base.weights))
+            // Besides this map, only a load that has not ended holds them; a loaded model holds their parts.
+            let is_being_loaded = Arc::strong_count(slot) > 1 || slot.get().is_some_and(|base| Arc::strong_count(base) > 1);
+            let is_used = |base: &Base| models.values().filter_map(|s| s.get()).any(|m| Arc::ptr_eq(&m.classifier.base, &base.weights));
+            is_being_loaded || slot.get().is_some_and(|base| is_used(base))
         });
     }
 

@@ -49,6 +49,9 @@ impl Failure {
             Self::Store(_) | Self::Io(_) | Self::Panic(_) => ("internal_error", None),
         };
         let message = match self {
+            _ if code == "disk_full" => {
+                format!("No space is left on the worker's disk: {self}. Free some (`tunesmith gc` shows what may go) and resume the job.")
+            }
             Self::Ml(MlError::Setting { param, message }) => format!("`{param}`: {message}"),
             Self::Ml(MlError::NotFinite { .. }) => format!("{self}. Try a smaller `training.learning_rate`, or look at those rows."),
             other => other.to_string(),
@@ -59,4 +62,23 @@ impl Failure {
 
 fn is_full(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_says_what_to_do_whatever_meets_it() {
+        let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+        for failure in [
+            Failure::Io(full()),
+            Failure::Ml(MlError::io("checkpoint-8", full())),
+            Failure::Store(StoreError::DiskFull { what: "a checkpoint".to_owned() }),
+        ] {
+            let error = failure.to_job_error();
+            assert_eq!(error.code, "disk_full");
+            assert!(error.message.contains("resume the job"), "{}", error.message);
+        }
+    }
 }

@@ -44,6 +44,8 @@ pub async fn finish(machine: &Machine, lease: &LeaseToken, ended: Ended<'_>) -> 
     let metrics = evaluation.as_ref().map(|e| e.metrics.clone());
     std::fs::write(f.model.join("README.md"), ended.card.text(metrics.as_ref()))?;
     let folder_key = Keys::model(job.id);
+    // Moving is not fenced: a worker that was stopped for long must not replace what its successor wrote.
+    store.control(lease).await?;
     store.blobs().move_folder(&folder_key, &f.model).await?;
     let predictions_key = match &evaluation {
         Some(e) => Some(write_predictions(machine, job, e).await?),

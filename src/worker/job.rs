@@ -104,6 +104,10 @@ async fn leave(machine: &Machine, lease: &LeaseToken, wish: &Wish) -> Result<(),
 
 /// Fetches the base; nothing if the user wants something else meanwhile. What was fetched so far stays.
 async fn pull(machine: &Machine, lease: &LeaseToken, job: &JobRow, wish: &Wish) -> Result<Option<Pulled>, Failure> {
+    // The server has let the name pass; asked again, the hub answers where `file:` names lie on this machine.
+    let (hub, config, model) = (machine.hub.clone(), machine.config.clone(), job.model.clone());
+    let find = move || hub.allowed(&model, config.allow_pull.into(), config.model_dir.as_deref());
+    let name = tokio::task::spawn_blocking(find).await.map_err(|e| Failure::Panic(e.to_string()))??;
     let (store, phase_lease) = (machine.store.clone(), lease.clone());
     let runtime = tokio::runtime::Handle::current();
     let report = move |p: Progress| {
@@ -117,7 +121,7 @@ async fn pull(machine: &Machine, lease: &LeaseToken, job: &JobRow, wish: &Wish) 
         });
     };
     tokio::select! {
-        pulled = machine.hub.pull(&job.model, report) => Ok(Some(pulled?)),
+        pulled = machine.hub.pull(&name, report) => Ok(Some(pulled?)),
         () = interrupted(wish) => Ok(None),
     }
 }
@@ -193,8 +197,13 @@ async fn train(
         Ok((outcome, reporter))
     })
     .await?;
-    reporter.finish().await;
-    match outcome? {
+    let refused = reporter.finish().await;
+    let outcome = outcome.map_err(|error| match refused {
+        // The loop knows only that its observer failed; the store knows why.
+        Some(refused) => Failure::Store(refused),
+        None => Failure::Ml(error),
+    })?;
+    match outcome {
         Outcome::Finished(finished) => Ok(Some(Trained { finished, plan, _staging: staging })),
         Outcome::Paused | Outcome::Stopped => Ok(None),
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tunesmith_ml::error::MlError;
 use tunesmith_ml::train::{CheckpointReady, Control, Level, Observer, Progress};
@@ -82,6 +82,8 @@ pub async fn keep_lease(store: Store, lease: LeaseToken, wish: Wish, stop: Cance
 enum Entry {
     Event(NewEvent),
     Metric(NewMetric),
+    /// Asks for everything before it to be written now; answered when it is.
+    Flush(oneshot::Sender<()>),
 }
 
 /// The loop's observer.
@@ -93,6 +95,7 @@ pub struct Reporter {
     entries: mpsc::Sender<Entry>,
     progress: watch::Sender<Option<Progress>>,
     writer: Option<tokio::task::JoinHandle<()>>,
+    failure: Option<StoreError>,
     model_name: String,
     save_total_limit: usize,
     card: Card,
@@ -104,7 +107,8 @@ impl Reporter {
         let (entries, from_loop) = mpsc::channel(1024);
         let (progress, latest) = watch::channel(None);
         let writer = tokio::spawn(write_all(store.clone(), lease.clone(), wish.clone(), from_loop, latest));
-        Self { store, lease, wish, runtime: Handle::current(), entries, progress, writer: Some(writer), model_name, save_total_limit, card }
+        let (runtime, writer) = (Handle::current(), Some(writer));
+        Self { store, lease, wish, runtime, entries, progress, writer, failure: None, model_name, save_total_limit, card }
     }
 
     fn send(&self, entry: Entry) {
@@ -112,20 +116,33 @@ impl Reporter {
         let _ = self.entries.blocking_send(entry);
     }
 
-    /// Writes what is left.
-    pub async fn finish(mut self) {
-        let writer = self.writer.take();
+    /// Writes what is left, and answers what the store said when it refused a checkpoint.
+    pub async fn finish(mut self) -> Option<StoreError> {
+        let (writer, failure) = (self.writer.take(), self.failure.take());
         drop(self);
         if let Some(writer) = writer
             && let Err(error) = writer.await
         {
             tracing::error!(%error, "the writer of reports failed");
         }
+        failure
+    }
+
+    /// A worker that dies after the checkpoint resumes from it, so what was measured before must be written before.
+    async fn flush(&self) {
+        let (written, answer) = oneshot::channel();
+        // Both fail only when the writer has ended, for want of the lease; the checkpoint meets the same.
+        if self.entries.send(Entry::Flush(written)).await.is_ok() {
+            let _ = answer.await;
+        }
     }
 
     async fn keep_checkpoint(&self, ready: &CheckpointReady<'_>) -> Result<(), StoreError> {
         let step = i64::try_from(ready.step).unwrap_or(i64::MAX);
         let key = Keys::checkpoint(self.lease.job, step);
+        self.flush().await;
+        // Moving is not fenced: a worker that was stopped for long must not replace what its successor wrote.
+        self.store.control(&self.lease).await?;
         self.store.blobs().move_folder(&key, ready.folder).await?;
         let new = NewCheckpoint {
             step,
@@ -176,11 +193,14 @@ impl Observer for Reporter {
     fn checkpoint(&mut self, ready: CheckpointReady) -> Result<(), MlError> {
         let card = self.card.text(Some(&ready.metrics));
         std::fs::write(ready.folder.join("model/README.md"), card).map_err(|e| MlError::io(ready.folder, e))?;
-        self.runtime.block_on(self.keep_checkpoint(&ready)).map_err(|e| {
+        let kept = self.runtime.block_on(self.keep_checkpoint(&ready));
+        kept.map_err(|e| {
             if matches!(e, StoreError::Fenced { .. }) {
                 self.wish.stop();
             }
-            MlError::Observer(e.to_string())
+            let message = e.to_string();
+            self.failure = Some(e);
+            MlError::Observer(message)
         })
     }
 
@@ -193,7 +213,47 @@ impl Observer for Reporter {
     }
 }
 
-/// Writes entries and progress every 200 ms, and the rest when the loop has ended.
+/// How long entries are gathered, so that a fast loop does not write one transaction a step.
+const GATHER: Duration = Duration::from_millis(200);
+/// Entries that a disk without room may leave waiting in memory.
+const MOST_PENDING: usize = 8192;
+
+/// What waits to be written.
+#[derive(Default)]
+struct Pending {
+    events: Vec<NewEvent>,
+    metrics: Vec<NewMetric>,
+    flushes: Vec<oneshot::Sender<()>>,
+}
+
+impl Pending {
+    fn add(&mut self, entry: Entry) {
+        match entry {
+            Entry::Event(event) => self.events.push(event),
+            Entry::Metric(metric) => self.metrics.push(metric),
+            Entry::Flush(written) => self.flushes.push(written),
+        }
+    }
+
+    /// What was written is forgotten part by part, so that after an error nothing is lost and nothing written twice.
+    async fn write(&mut self, store: &Store, lease: &LeaseToken, progress: Option<Progress>) -> Result<(), StoreError> {
+        store.append_metrics(lease, &self.metrics).await?;
+        self.metrics.clear();
+        if let Some(p) = progress {
+            store.progress(lease, &training(p)).await?;
+        }
+        if !self.events.is_empty() {
+            store.append_events(lease, &self.events).await?;
+            self.events.clear();
+        }
+        self.flushes.drain(..).for_each(|written| {
+            let _ = written.send(());
+        });
+        Ok(())
+    }
+}
+
+/// Writes entries and progress every 200 ms, at once where a checkpoint waits for it, and the rest when the loop has ended.
 async fn write_all(
     store: Store,
     lease: LeaseToken,
@@ -201,27 +261,34 @@ async fn write_all(
     mut entries: mpsc::Receiver<Entry>,
     mut latest: watch::Receiver<Option<Progress>>,
 ) {
-    const BATCH: usize = 256;
-    let mut batch = Vec::with_capacity(BATCH);
+    let mut pending = Pending::default();
     loop {
         let open = tokio::select! {
-            n = entries.recv_many(&mut batch, BATCH) => n > 0,
-            changed = latest.changed() => changed.is_ok() || !entries.is_closed(),
+            entry = entries.recv() => match entry {
+                Some(entry) => { pending.add(entry); true }
+                None => false,
+            },
+            changed = latest.changed() => changed.is_ok(),
         };
         if open {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            while batch.len() < BATCH
-                && let Ok(entry) = entries.try_recv()
-            {
-                batch.push(entry);
-            }
+            gather(&mut entries, &mut pending).await;
+        }
+        // Both senders are gone together, and what they sent last may still wait here.
+        while !open && let Ok(entry) = entries.try_recv() {
+            pending.add(entry);
         }
         let progress = *latest.borrow_and_update();
-        if let Err(error) = write(&store, &lease, &mut batch, progress).await {
+        if let Err(error) = pending.write(&store, &lease, progress).await {
             if matches!(error, StoreError::Fenced { .. }) {
                 return wish.stop();
             }
-            tracing::error!(job_id = %lease.job, %error, "a report could not be written");
+            tracing::error!(job_id = %lease.job, %error, "a report could not be written; it is tried again");
+            // Whoever waits goes on: a checkpoint meets the same fault and tells of it.
+            pending.flushes.clear();
+            if pending.events.len() + pending.metrics.len() > MOST_PENDING {
+                tracing::error!(job_id = %lease.job, "reports are dropped");
+                pending = Pending::default();
+            }
         }
         if !open {
             return;
@@ -229,29 +296,25 @@ async fn write_all(
     }
 }
 
-async fn write(store: &Store, lease: &LeaseToken, batch: &mut Vec<Entry>, progress: Option<Progress>) -> Result<(), StoreError> {
-    let (mut events, mut metrics) = (Vec::new(), Vec::new());
-    for entry in batch.drain(..) {
-        match entry {
-            Entry::Event(event) => events.push(event),
-            Entry::Metric(metric) => metrics.push(metric),
+/// Takes entries until the time is over, one asks to be written at once, or the loop has ended.
+async fn gather(entries: &mut mpsc::Receiver<Entry>, pending: &mut Pending) {
+    let end = tokio::time::Instant::now() + GATHER;
+    while pending.flushes.is_empty() && pending.events.len() + pending.metrics.len() < MOST_PENDING {
+        match tokio::time::timeout_at(end, entries.recv()).await {
+            Ok(Some(entry)) => pending.add(entry),
+            Ok(None) | Err(_) => return,
         }
     }
-    store.append_metrics(lease, &metrics).await?;
-    if let Some(p) = progress {
-        let whole = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-        let progress = tunesmith_store::Progress {
-            phase: Some("training".to_owned()),
-            step: Some(whole(p.step)),
-            total_steps: Some(whole(p.total_steps)),
-            epoch: Some(p.epoch),
-            eta_ms: Some((p.eta_seconds * 1e3) as i64),
-            trained_tokens: Some(whole(p.trained_tokens)),
-        };
-        store.progress(lease, &progress).await?;
+}
+
+fn training(p: Progress) -> tunesmith_store::Progress {
+    let whole = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    tunesmith_store::Progress {
+        phase: Some("training".to_owned()),
+        step: Some(whole(p.step)),
+        total_steps: Some(whole(p.total_steps)),
+        epoch: Some(p.epoch),
+        eta_ms: Some((p.eta_seconds * 1e3) as i64),
+        trained_tokens: Some(whole(p.trained_tokens)),
     }
-    if !events.is_empty() {
-        store.append_events(lease, &events).await?;
-    }
-    Ok(())
 }

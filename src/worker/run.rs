@@ -59,7 +59,7 @@ async fn serve_queue(config: Config, supervised_as: Option<String>) -> anyhow::R
         config: Arc::new(config),
         stop: stop.clone(),
     };
-    let claim = Claim { owner, memory_budget: Some(i64::try_from(crate::machine::memory_limit()).unwrap_or(i64::MAX)) };
+    let claim = Claim { owner, memory_budget: Some(i64::try_from(machine.config.jobs_bytes()).unwrap_or(i64::MAX)) };
     tracing::info!(owner = claim.owner, threads, "waiting for jobs");
     while !stop.is_cancelled() {
         match store.claim(&claim).await {

@@ -7,21 +7,25 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tunesmith_store::{LeaseWatcher, Store};
+use tunesmith_store::{LeaseWatcher, SilentLease, Store};
 
 use super::SUPERVISED;
 use crate::config::Config;
 
 /// Lines of a worker's log that a dead worker's job shows.
 const LAST_LINES: usize = 5;
+/// Bytes of a line of a worker's log; a longer one is broken.
+const LONGEST_LINE: u64 = 16 << 10;
 /// How long a worker may take to write its checkpoint and end.
 const GRACE: Duration = Duration::from_secs(8);
 /// A worker that ends sooner than this has its next start delayed, twice as long each time.
 const SHORT_LIFE: Duration = Duration::from_secs(10);
+/// But no longer than this: a job may be waiting.
+const LONGEST_DELAY: Duration = Duration::from_secs(2);
 
 /// The workers of one server, and the watch over all leases.
 pub struct Supervisor {
@@ -38,7 +42,8 @@ impl Supervisor {
         let server = uuid::Uuid::now_v7().simple().to_string();
         let stalled = Stalled::default();
         let mut tasks = JoinSet::new();
-        tasks.spawn(watch_leases(store.clone(), stalled.clone(), shutdown.clone()));
+        let watcher = LeaseWatcher::new(store.clone()).with_timeout(config.lease_timeout());
+        tasks.spawn(watch_leases(watcher, stalled.clone(), shutdown.clone()));
         for number in 0..config.workers {
             let worker = Worker {
                 store: store.clone(),
@@ -62,13 +67,17 @@ impl Supervisor {
     }
 }
 
-/// Owners whose lease was taken for want of a beat; their processes are to be ended.
+/// Owners that gave no beat for too long; their processes are to be ended.
 #[derive(Clone, Default)]
 struct Stalled(Arc<(Mutex<Vec<String>>, tokio::sync::Notify)>);
 
 impl Stalled {
-    fn add(&self, owner: String) {
-        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).push(owner);
+    fn add(&self, owner: &str) {
+        let mut owners = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !owners.iter().any(|o| o == owner) {
+            owners.push(owner.to_owned());
+        }
+        drop(owners);
         self.0.1.notify_waiters();
     }
 
@@ -90,17 +99,30 @@ impl Stalled {
     }
 }
 
-async fn watch_leases(store: Store, stalled: Stalled, shutdown: CancellationToken) {
-    let mut watcher = LeaseWatcher::new(store);
+async fn watch_leases(mut watcher: LeaseWatcher, stalled: Stalled, shutdown: CancellationToken) {
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
             () = shutdown.cancelled() => return,
         }
-        match watcher.tick().await {
-            Ok(lost) => lost.into_iter().for_each(|l| stalled.add(l.owner)),
+        match watcher.silent().await {
+            Ok(silent) => take_all(&watcher, silent, &stalled).await,
             Err(error) => tracing::error!(%error, "leases cannot be watched"),
+        }
+    }
+}
+
+async fn take_all(watcher: &LeaseWatcher, silent: Vec<SilentLease>, stalled: &Stalled) {
+    for lease in silent {
+        // Ended before its lease is taken: it may stand still inside a transaction, and then nobody can write until it is
+        // gone. Workers that were started by hand are not ours to end; the fence holds them.
+        if lease.owner.starts_with(SUPERVISED) {
+            stalled.add(&lease.owner);
+        }
+        let owner = lease.owner.clone();
+        if let Err(error) = watcher.take(lease).await {
+            tracing::error!(owner, %error, "a silent worker's lease cannot be taken; if the process stands still, end it");
         }
     }
 }
@@ -125,7 +147,7 @@ impl Worker {
             if self.shutdown.is_cancelled() {
                 return;
             }
-            delay = if started.elapsed() > SHORT_LIFE { Duration::from_millis(100) } else { (delay * 2).min(SHORT_LIFE) };
+            delay = if started.elapsed() > SHORT_LIFE { Duration::from_millis(100) } else { (delay * 2).min(LONGEST_DELAY) };
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
                 () = self.shutdown.cancelled() => return,
@@ -146,21 +168,26 @@ impl Worker {
             .spawn()?;
         // `wait` would close it, and the worker takes that for the server's end.
         let _stdin = child.stdin.take();
-        let lines = child.stderr.take().map(|stderr| tokio::spawn(last_lines(stderr)));
+        let lines = child.stderr.take().map(LastLines::follow);
+        let mut silent = false;
         let status = tokio::select! {
             status = child.wait() => status?,
             () = self.stalled.contains(owner) => {
+                silent = true;
                 child.kill().await?;
                 child.wait().await?
             }
             () = self.shutdown.cancelled() => return end(&mut child).await,
         };
-        let last = match lines {
-            Some(lines) => lines.await.unwrap_or_default(),
-            None => Vec::new(),
-        };
         if !status.success() {
-            let reason = reason(status, crate::machine::memory_kills() > kills_before, &last);
+            let last = match lines {
+                Some(lines) => lines.after_death().await,
+                None => Vec::new(),
+            };
+            let reason = match silent {
+                true => format!("the worker {owner} gave no sign of life for {} s", self.config.lease_seconds),
+                false => reason(status, crate::machine::memory_kills() > kills_before, &last),
+            };
             tracing::warn!(owner, reason, "a worker died");
             self.store.owner_died(owner, &reason).await?;
         }
@@ -180,18 +207,45 @@ async fn end(child: &mut Child) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Passes a worker's log on, and keeps its last lines.
-async fn last_lines(stderr: ChildStderr) -> Vec<String> {
-    let mut lines = BufReader::new(stderr).lines();
-    let mut last = VecDeque::with_capacity(LAST_LINES);
-    while let Ok(Some(line)) = lines.next_line().await {
-        eprintln!("{line}");
-        if last.len() == LAST_LINES {
-            last.pop_front();
-        }
-        last.push_back(line);
+/// A worker's log, passed on, and its last lines.
+struct LastLines {
+    kept: Arc<Mutex<VecDeque<String>>>,
+    reader: tokio::task::JoinHandle<()>,
+}
+
+impl LastLines {
+    fn follow(stderr: ChildStderr) -> Self {
+        let kept = Arc::new(Mutex::new(VecDeque::with_capacity(LAST_LINES)));
+        Self { reader: tokio::spawn(read_lines(stderr, kept.clone())), kept }
     }
-    last.into()
+
+    /// What the worker wrote last. A process that it had started may hold the pipe open, so the end is not waited for long.
+    async fn after_death(self) -> Vec<String> {
+        if tokio::time::timeout(Duration::from_secs(1), self.reader).await.is_err() {
+            tracing::debug!("a dead worker's log is still open");
+        }
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
+    }
+}
+
+async fn read_lines(stderr: ChildStderr, kept: Arc<Mutex<VecDeque<String>>>) {
+    let mut stderr = BufReader::new(stderr);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        // Bytes, not text: a line that is no UTF-8 must not end the reading, or the worker stands still on a full pipe.
+        match (&mut stderr).take(LONGEST_LINE).read_until(b'\n', &mut line).await {
+            Ok(n) if n > 0 => {}
+            _ => return,
+        }
+        let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+        eprintln!("{text}");
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() == LAST_LINES {
+            kept.pop_front();
+        }
+        kept.push_back(text);
+    }
 }
 
 /// Why a worker died, for its job's user.

@@ -111,11 +111,14 @@ async fn adapters_of_one_base_answer_side_by_side() {
 async fn an_adapter_that_does_not_fit_is_refused_by_name() {
     let server = server();
     let model = "adapter_model.safetensors";
-    let renamed = zipped("lora/bert", |name, bytes| Some(if name == model { replaced(bytes, "encoder.layer.0", "encoder.layex.0") } else { bytes }));
+    let renamed =
+        zipped("lora/bert", |name, bytes| Some(if name == model { replaced(bytes, "encoder.layer.0", "encoder.layex.0") } else { bytes }));
     let error = load_zip(&server, "renamed", renamed).await.error(400);
     assert_eq!(error["code"], "adapter_mismatch");
     assert!(error["message"].as_str().unwrap().contains("layex"), "{error}");
-    let without_head = zipped("lora/bert", |name, bytes| Some(if name == model { replaced(bytes, "model.classifier.weight", "model.classifiex.weight") } else { bytes }));
+    let without_head = zipped("lora/bert", |name, bytes| {
+        Some(if name == model { replaced(bytes, "model.classifier.weight", "model.classifiex.weight") } else { bytes })
+    });
     let error = load_zip(&server, "headless", without_head).await.error(400);
     assert!(error["message"].as_str().unwrap().contains("classifi"), "{error}");
     let cut = zipped("lora/bert", |name, mut bytes| {

@@ -4,7 +4,7 @@ use std::process::Output;
 
 use serde_json::Value;
 
-use crate::harness::{Server, command, two_classes};
+use crate::harness::{FIXTURES, Server, command, two_classes};
 
 async fn run(server: &Server, args: &[&str]) -> Output {
     let mut command = command(server.folder.path());
@@ -23,7 +23,19 @@ async fn a_job_is_submitted_listed_and_steered() {
     let server = Server::start();
     let rows = server.folder.path().join("rows.jsonl");
     std::fs::write(&rows, two_classes(10)).unwrap();
-    let args = ["submit", "--model", "file:tiny", "--training-file", rows.to_str().unwrap(), "--suffix", "cli", "--set", "training.num_train_epochs=1", "--tuning", "head"];
+    let args = [
+        "submit",
+        "--model",
+        "file:tiny",
+        "--training-file",
+        rows.to_str().unwrap(),
+        "--suffix",
+        "cli",
+        "--set",
+        "training.num_train_epochs=1",
+        "--tuning",
+        "head",
+    ];
     let submitted = good(run(&server, &args).await);
     let id = submitted.split_whitespace().next().unwrap().to_owned();
     let job: Value = serde_json::from_str(&good(run(&server, &["jobs", "show", &id]).await)).unwrap();
@@ -65,6 +77,27 @@ async fn models_are_listed_and_disk_use_is_shown() {
     assert!(usage.contains("files") && usage.contains("database"), "{usage}");
     let locked = run(&server, &["gc", "--sweep"]).await;
     assert!(!locked.status.success(), "a sweep beside a server would take uploads for garbage");
+}
+
+#[tokio::test]
+async fn a_job_is_followed_to_its_end_and_its_model_asked_and_saved() {
+    let flags = ["--model-dir", FIXTURES, "--workers", "1", "--worker-threads", "1"];
+    let server = Server::with(&flags);
+    let rows = server.folder.path().join("rows.jsonl");
+    std::fs::write(&rows, two_classes(10)).unwrap();
+    let submit =
+        ["submit", "--model", "file:bert-tiny", "--training-file", rows.to_str().unwrap(), "--set", "training.max_steps=3", "--watch"];
+    let told = good(run(&server, &submit).await);
+    let model = told.lines().last().unwrap().rsplit(": ").next().unwrap();
+    assert!(told.contains("succeeded") && model.starts_with("ft:"), "{told}");
+    let asked = good(run(&server, &["classify", "--model", model, "--top-k", "2", "good 1"]).await);
+    assert!(asked.contains("pos") && asked.contains("neg"), "{asked}");
+    let json = good(run(&server, &["classify", "--model", model, "--json", "good 1", "bad 1"]).await);
+    assert_eq!(json.lines().map(|l| serde_json::from_str::<Value>(l).unwrap()["index"].clone()).collect::<Vec<_>>(), [0, 1]);
+    let zip = server.folder.path().join("model.zip");
+    good(run(&server, &["models", "download", model, "--output", zip.to_str().unwrap()]).await);
+    assert!(zip::ZipArchive::new(std::fs::File::open(zip).unwrap()).unwrap().len() > 3);
+    assert!(good(run(&server, &["gc"]).await).contains("checkpoints"));
 }
 
 #[test]

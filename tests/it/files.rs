@@ -95,7 +95,10 @@ async fn a_file_beyond_the_limit_is_refused_at_the_byte_that_is_too_many() {
     let head = "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"endless.jsonl\"\r\n\r\n";
     let endless = futures::stream::iter([Ok::<_, std::io::Error>(head.as_bytes().to_vec())]);
     let endless = futures::StreamExt::chain(endless, futures::stream::repeat_with(|| Ok(vec![b'x'; 1 << 16])));
-    let request = server.request(Method::POST, "/v1/files").header("content-type", "multipart/form-data; boundary=b").body(reqwest::Body::wrap_stream(endless));
+    let request = server
+        .request(Method::POST, "/v1/files")
+        .header("content-type", "multipart/form-data; boundary=b")
+        .body(reqwest::Body::wrap_stream(endless));
     let error = answer(request).await.error(413);
     assert_eq!((error["code"].as_str(), error["param"].as_str()), (Some("file_too_large"), Some("file")));
     assert_eq!(std::fs::read_dir(server.data_dir().join("tmp")).unwrap().count(), 0);
@@ -134,11 +137,16 @@ async fn the_form_itself_is_checked() {
     assert_eq!(form(&[("purpose", "batch"), ("file", "x"), ("fiel", "y")]).await.error(400)["param"], "fiel");
     assert_eq!(form(&[("purpose", "batch"), ("file", "x"), ("file", "y")]).await.error(400)["param"], "file");
     // In any order, and with OpenAI's expiry, which the answer says is not kept.
-    let file = form(&[("file", "x"), ("expires_after[anchor]", "created_at"), ("expires_after[seconds]", "3600"), ("purpose", "batch")]).await.ok();
+    let file = form(&[("file", "x"), ("expires_after[anchor]", "created_at"), ("expires_after[seconds]", "3600"), ("purpose", "batch")])
+        .await
+        .ok();
     assert_eq!(file["expires_at"], json!(null));
     let wrong = answer(server.request(Method::POST, "/v1/files").json(&json!({}))).await;
     wrong.error(415);
-    let cut = server.request(Method::POST, "/v1/files").header("content-type", "multipart/form-data; boundary=b").body("--b\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\nhalf");
+    let cut = server
+        .request(Method::POST, "/v1/files")
+        .header("content-type", "multipart/form-data; boundary=b")
+        .body("--b\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\nhalf");
     answer(cut).await.error(400);
 }
 

@@ -5,6 +5,12 @@ use serde_json::json;
 
 use crate::harness::{Server, answer};
 
+/// A body that sends its beginning and then stands still.
+fn stalled(beginning: &'static str) -> reqwest::Body {
+    let first = futures::stream::iter([Ok::<_, std::io::Error>(beginning)]);
+    reqwest::Body::wrap_stream(futures::StreamExt::chain(first, futures::stream::pending()))
+}
+
 #[tokio::test]
 async fn probes_answer_and_say_the_version() {
     let server = Server::start();
@@ -24,7 +30,12 @@ async fn an_unknown_path_is_404_in_openais_object() {
 #[tokio::test]
 async fn a_wrong_method_is_405_and_names_the_right_ones() {
     let server = Server::start();
-    for (method, path, allowed) in [(Method::PUT, "/v1/files", "POST"), (Method::PATCH, "/v1/fine_tuning/jobs", "GET"), (Method::POST, "/v1/models", "GET"), (Method::DELETE, "/healthz", "GET")] {
+    for (method, path, allowed) in [
+        (Method::PUT, "/v1/files", "POST"),
+        (Method::PATCH, "/v1/fine_tuning/jobs", "GET"),
+        (Method::POST, "/v1/models", "GET"),
+        (Method::DELETE, "/healthz", "GET"),
+    ] {
         let got = answer(server.request(method.clone(), path)).await;
         assert!(got.header("allow").contains(allowed), "{method} {path}: Allow is {:?}", got.header("allow"));
         assert_eq!(got.error(405)["code"], "method_not_allowed");
@@ -34,7 +45,9 @@ async fn a_wrong_method_is_405_and_names_the_right_ones() {
 #[tokio::test]
 async fn a_body_that_is_not_json_is_415_and_broken_json_400() {
     let server = Server::start();
-    let post = |content_type: &'static str, body: &'static str| answer(server.request(Method::POST, "/v1/fine_tuning/jobs").header("content-type", content_type).body(body));
+    let post = |content_type: &'static str, body: &'static str| {
+        answer(server.request(Method::POST, "/v1/fine_tuning/jobs").header("content-type", content_type).body(body))
+    };
     assert_eq!(post("text/plain", "{}").await.error(415)["code"], "unsupported_media_type");
     let error = post("application/json", "{").await.error(400);
     assert!(error["message"].as_str().unwrap().contains("not valid JSON"));
@@ -83,7 +96,9 @@ async fn large_answers_are_compressed_on_request() {
 async fn cors_is_off_unless_an_origin_is_configured() {
     let preflight = |server: &Server, origin: &'static str| {
         let request = server.request(Method::OPTIONS, "/v1/models").header("origin", origin);
-        answer(request.header("access-control-request-method", "POST").header("access-control-request-headers", "content-type,authorization"))
+        answer(
+            request.header("access-control-request-method", "POST").header("access-control-request-headers", "content-type,authorization"),
+        )
     };
     let closed = Server::start();
     assert_eq!(preflight(&closed, "https://app.example").await.header("access-control-allow-origin"), "");
@@ -101,7 +116,8 @@ async fn cors_is_off_unless_an_origin_is_configured() {
 #[tokio::test]
 async fn a_web_page_elsewhere_cannot_use_a_server_without_keys() {
     let server = Server::start();
-    let with = |name: &'static str, value: &'static str| answer(server.request(Method::POST, "/v1/fine_tuning/jobs/x/cancel").header(name, value));
+    let with =
+        |name: &'static str, value: &'static str| answer(server.request(Method::POST, "/v1/fine_tuning/jobs/x/cancel").header(name, value));
     assert_eq!(with("origin", "https://evil.example").await.error(403)["code"], "forbidden_origin");
     assert_eq!(with("host", "evil.example").await.error(403)["code"], "forbidden_origin");
     assert_eq!(with("origin", "null").await.error(403)["code"], "forbidden_origin");
@@ -119,4 +135,31 @@ async fn unknown_query_parameters_are_named() {
     }
     assert_eq!(server.get("/v1/files?after=nothing").await.error(400)["param"], "after");
     assert_eq!(server.get("/v1/files?order=up").await.error(400)["param"], "order");
+}
+
+#[tokio::test]
+async fn a_body_that_stands_still_is_408() {
+    let folder = std::sync::Arc::new(tempfile::tempdir().unwrap());
+    std::fs::write(folder.path().join("tunesmith.toml"), "[limits]\nbody_idle_seconds = 1\n").unwrap();
+    let server = Server::in_folder(folder, &[]);
+    let json = server.request(Method::POST, "/v1/fine_tuning/jobs").header("content-type", "application/json");
+    assert_eq!(answer(json.body(stalled("{\"model\":"))).await.error(408)["code"], "request_timeout");
+    let form = server.request(Method::POST, "/v1/files").header("content-type", "multipart/form-data; boundary=b");
+    let part = "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.jsonl\"\r\n\r\n{";
+    assert_eq!(answer(form.body(stalled(part))).await.error(408)["code"], "request_timeout");
+}
+
+/// A client that sends all of its body before it looks for an answer.
+#[test]
+fn a_client_that_does_not_listen_while_it_sends_still_gets_its_answer() {
+    use std::io::{Read, Write};
+    let server = Server::with(&["--max-file-bytes", "1000"]);
+    let mut connection = std::net::TcpStream::connect(server.url.trim_start_matches("http://")).unwrap();
+    let length = 32 << 20;
+    write!(connection, "POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n").unwrap();
+    write!(connection, "Content-Length: {length}\r\nConnection: close\r\n\r\n").unwrap();
+    connection.write_all(&vec![b'x'; length]).unwrap();
+    let mut text = String::new();
+    connection.read_to_string(&mut text).unwrap();
+    assert!(text.starts_with("HTTP/1.1 413") && text.contains("file_too_large"), "{text}");
 }

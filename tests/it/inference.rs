@@ -27,7 +27,9 @@ async fn every_shape_of_input_is_answered_in_order() {
     assert!((sum - 1.0).abs() < 1e-6 && scores.len() == 3, "{one}");
     assert!(scores[0]["score"].as_f64() >= scores[1]["score"].as_f64());
     assert_eq!((&one["data"][0]["label"], &one["data"][0]["score"]), (&scores[0]["label"], &scores[0]["score"]));
-    let many = classify(&server, json!({"model": MODEL, "input": ["bad", {"text": "good"}, {"text": "good", "text_pair": "bad"}], "top_k": 1})).await;
+    let many =
+        classify(&server, json!({"model": MODEL, "input": ["bad", {"text": "good"}, {"text": "good", "text_pair": "bad"}], "top_k": 1}))
+            .await;
     assert_eq!(many["data"][1]["score"], one["data"][0]["score"]);
     assert_ne!(many["data"][2]["score"], one["data"][0]["score"]);
     assert!(many["data"].as_array().unwrap().iter().all(|d| d["scores"].as_array().unwrap().len() == 1));
@@ -65,7 +67,11 @@ async fn wrong_requests_are_named() {
         assert_eq!(error["param"], param, "{error}");
     }
     for model in ["nothing", "ft:x::y", "file:../it", "org/repo"] {
-        assert_eq!(server.post("/v1/classify", &json!({"model": model, "input": "x"})).await.error(404)["code"], "model_not_found", "{model}");
+        assert_eq!(
+            server.post("/v1/classify", &json!({"model": model, "input": "x"})).await.error(404)["code"],
+            "model_not_found",
+            "{model}"
+        );
     }
 }
 
@@ -115,7 +121,8 @@ async fn the_predict_route_answers_in_its_own_form() {
     assert_eq!(predict(json!({"a": 1})).await.error(422)["param"], "inputs");
     let long = predict(json!("good ".repeat(500))).await.error(422);
     assert_eq!(long["param"], "inputs[0]");
-    let cut = server.post("/predict", &json!({"model": MODEL, "inputs": "good ".repeat(500), "truncate": true, "raw_scores": true})).await.ok();
+    let cut =
+        server.post("/predict", &json!({"model": MODEL, "inputs": "good ".repeat(500), "truncate": true, "raw_scores": true})).await.ok();
     assert_eq!(cut.as_array().unwrap().len(), 3);
     // With no model of its own the server asks for a name.
     assert_eq!(server.post("/predict", &json!({"inputs": "x"})).await.error(422)["param"], "model");

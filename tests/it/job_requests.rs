@@ -22,8 +22,14 @@ async fn a_job_echoes_every_default() {
     let server = Server::start();
     let file = server.data_set().await;
     let job = server.job(&file).await;
-    assert_eq!((&job["object"], &job["status"], &job["task"]), (&json!("fine_tuning.job"), &json!("validating_files"), &json!("classification")));
-    assert_eq!(job["tuning"], json!({"type": "lora", "r": 8, "lora_alpha": 16.0, "lora_dropout": 0.05, "use_rslora": false, "target_modules": "all-linear", "modules_to_save": null}));
+    assert_eq!(
+        (&job["object"], &job["status"], &job["task"]),
+        (&json!("fine_tuning.job"), &json!("validating_files"), &json!("classification"))
+    );
+    assert_eq!(
+        job["tuning"],
+        json!({"type": "lora", "r": 8, "lora_alpha": 16.0, "lora_dropout": 0.05, "use_rslora": false, "target_modules": "all-linear", "modules_to_save": null})
+    );
     assert_eq!(job["data"]["labels"], json!(["neg", "pos"]));
     assert_eq!((&job["data"]["problem_type"], &job["data"]["validation_split"]), (&json!("single_label_classification"), &json!(0.1)));
     let training = &job["training"];
@@ -69,7 +75,10 @@ async fn openais_form_is_mapped() {
     let server = Server::start();
     let file = server.data_set().await;
     let settings = json!({"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 0.5});
-    for request in [with(&file, "hyperparameters", settings.clone()), with(&file, "method", json!({"type": "supervised", "supervised": {"hyperparameters": settings}}))] {
+    for request in [
+        with(&file, "hyperparameters", settings.clone()),
+        with(&file, "method", json!({"type": "supervised", "supervised": {"hyperparameters": settings}})),
+    ] {
         let job = server.post(JOBS, &request).await.ok();
         assert_eq!((&job["training"]["num_train_epochs"], &job["training"]["per_device_train_batch_size"]), (&json!(2.0), &json!(4)));
         assert_eq!(job["training"]["learning_rate"], json!(5e-4));
@@ -158,7 +167,9 @@ async fn nulls_stand_for_defaults() {
     let server = Server::start();
     let file = server.data_set().await;
     let mut request = job_request(&file);
-    for name in ["validation_file", "suffix", "seed", "metadata", "data", "tuning", "training", "method", "integrations", "quantization", "task"] {
+    for name in
+        ["validation_file", "suffix", "seed", "metadata", "data", "tuning", "training", "method", "integrations", "quantization", "task"]
+    {
         request[name] = json!(null);
     }
     let job = server.post(JOBS, &request).await.ok();
@@ -169,7 +180,7 @@ async fn nulls_stand_for_defaults() {
 async fn labels_and_columns_are_checked_within_the_request() {
     let server = Server::start();
     for (rows, param, needle) in [
-        ("{\"text\":\"a\",\"label\":\"spam\"}\n{\"text\":\"b\",\"label\":\"spam\"}\n", "data.label_column", "one"),
+        ("{\"text\":\"a\",\"label\":\"spam\"}\n{\"text\":\"b\",\"label\":\"spam\"}\n", "data.label_column", "spam"),
         ("{\"text\":\"a\",\"label\":null}\n{\"text\":\"b\",\"label\":\"\"}\n{\"text\":\"c\",\"label\":\"x\"}\n", "data.label_column", "1"),
         ("{\"text\":\"\",\"label\":\"a\"}\n{\"text\":\"x\",\"label\":\"b\"}\n", "data.text_column", "line 1"),
     ] {
@@ -211,7 +222,7 @@ async fn unknown_files_and_models_are_404() {
     let error = server.post(JOBS, &with(&file, "model", json!("no-such-model"))).await.error(404);
     assert_eq!(error["code"], "model_not_found");
     assert!(error["message"].as_str().unwrap().contains("no-such-model"), "{error}");
-    for outside in ["file:../..", "file:/etc", "wheel:x==1/y"] {
+    for outside in ["ag_news", "file:../..", "file:/etc", "wheel:x==1/y"] {
         server.post(JOBS, &with(&file, "model", json!(outside))).await.error(404);
     }
     let other = server.upload_for("batch", "a.bin", vec![1]).await.ok();

@@ -4,10 +4,14 @@
 #![allow(clippy::unwrap_used)]
 
 mod harness;
+mod tensor_file;
+mod trainer;
 
 mod adapters;
 mod auth;
+mod bad_training;
 mod cli;
+mod crowd;
 mod description;
 mod events;
 mod files;
@@ -16,6 +20,14 @@ mod idempotency;
 mod inference;
 mod job_actions;
 mod job_requests;
+mod life_of_a_job;
+mod memory_budget;
 mod models;
+mod reloaded_adapters;
+mod server_deaths;
 mod serving;
+mod stalled_workers;
+mod steering;
 mod training;
+mod worker_deaths;
+mod worker_pool;

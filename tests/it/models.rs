@@ -3,7 +3,10 @@
 use std::io::Read;
 
 use serde_json::{Value, json};
-use tunesmith_store::{FileId, Finished, JobReport, Keys, LeaseToken, ModelKind, NewCheckpoint, NewFile, NewMetric, NewModel, Store, checkpoint_name, model_name};
+use tunesmith_store::{
+    FileId, Finished, JobReport, Keys, LeaseToken, ModelKind, NewCheckpoint, NewFile, NewMetric, NewModel, Store, checkpoint_name,
+    model_name,
+};
 
 use crate::harness::{Server, claim};
 
@@ -14,7 +17,10 @@ async fn finish(store: &Store, lease: &LeaseToken) -> String {
     store.mark_running(lease).await.unwrap();
     let name = model_name("file:tiny", None, lease.job);
     let entry = |step, entry| NewMetric { step, entry };
-    let metrics = [entry(10, json!({"step": 10, "epoch": 0.5, "loss": 0.7})), entry(20, json!({"step": 20, "epoch": 1.0, "eval_loss": 0.4, "eval_f1": 0.9}))];
+    let metrics = [
+        entry(10, json!({"step": 10, "epoch": 0.5, "loss": 0.7})),
+        entry(20, json!({"step": 20, "epoch": 1.0, "eval_loss": 0.4, "eval_f1": 0.9})),
+    ];
     store.append_metrics(lease, &metrics).await.unwrap();
     let folder = Keys::checkpoint(lease.job, 20);
     for file in ["model/model.safetensors", "state.json"] {
@@ -61,12 +67,7 @@ async fn finish(store: &Store, lease: &LeaseToken) -> String {
         report: json!({"confusion_matrix": {"labels": ["neg", "pos"], "matrix": [[3, 1], [0, 4]]}, "peak_memory_bytes": 5, "total_parameters": 7, "trainable_parameters": 2, "duration_seconds": 1.5}),
         predictions_key: Some(predictions),
     };
-    let finished = Finished {
-        model,
-        result_files: vec![result],
-        trained_tokens: Some(1234),
-        report: Some(report),
-    };
+    let finished = Finished { model, result_files: vec![result], trained_tokens: Some(1234), report: Some(report) };
     store.succeed(lease, &finished).await.unwrap();
     name
 }
@@ -88,7 +89,10 @@ async fn a_succeeded_job_leads_to_its_model_and_results() {
     let csv = server.get(&format!("/v1/files/{}/content", job["result_files"][0].as_str().unwrap())).await;
     assert_eq!(csv.text(), "step,loss\n");
     let model = server.get(&format!("/v1/models/{name}")).await.ok();
-    assert_eq!((&model["object"], &model["kind"], &model["labels"], &model["max_length"]), (&json!("model"), &json!("full"), &json!(["neg", "pos"]), &json!(128)));
+    assert_eq!(
+        (&model["object"], &model["kind"], &model["labels"], &model["max_length"]),
+        (&json!("model"), &json!("full"), &json!(["neg", "pos"]), &json!(128))
+    );
     let list = server.get("/v1/models").await.ok();
     assert_eq!(list["data"][0]["id"], json!(name));
     assert!(list["data"].as_array().unwrap().iter().any(|m| m["id"] == "all-minilm-l6-v2" && m["kind"] == "base"));
@@ -146,7 +150,9 @@ async fn a_checkpoint_is_listed_and_is_a_model() {
 async fn a_download_is_a_zip_of_the_models_files_alone() {
     let server = Server::start();
     let (_, name) = trained(&server).await;
-    for (model, expected) in [(name.clone(), vec!["config.json", "model.safetensors"]), (format!("{name}:ckpt-step-20"), vec!["model.safetensors"])] {
+    for (model, expected) in
+        [(name.clone(), vec!["config.json", "model.safetensors"]), (format!("{name}:ckpt-step-20"), vec!["model.safetensors"])]
+    {
         let got = server.get(&format!("/v1/models/{model}/download")).await;
         assert_eq!(got.header("content-type"), "application/zip");
         let mut zip = zip::ZipArchive::new(std::io::Cursor::new(got.bytes)).unwrap();

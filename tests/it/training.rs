@@ -9,13 +9,19 @@ use crate::harness::{FIXTURES, Server, two_classes};
 const JOBS: &str = "/v1/fine_tuning/jobs";
 
 fn server() -> Server {
-    Server::in_folder(std::sync::Arc::new(tempfile::tempdir().unwrap()), &["--model-dir", FIXTURES, "--workers", "1", "--worker-threads", "1"])
+    Server::in_folder(
+        std::sync::Arc::new(tempfile::tempdir().unwrap()),
+        &["--model-dir", FIXTURES, "--workers", "1", "--worker-threads", "1"],
+    )
 }
 
 /// Follows the job's stream to its end and answers the job.
 async fn finished(server: &Server, job: &Value) -> Value {
     let path = format!("{JOBS}/{}", job["id"].as_str().unwrap());
-    let stream = server.request(reqwest::Method::GET, &format!("{path}/events")).header("accept", "text/event-stream").timeout(Duration::from_secs(300));
+    let stream = server
+        .request(reqwest::Method::GET, &format!("{path}/events"))
+        .header("accept", "text/event-stream")
+        .timeout(Duration::from_secs(300));
     stream.send().await.unwrap().text().await.unwrap();
     server.get(&path).await.ok()
 }
@@ -41,7 +47,13 @@ async fn a_job_trains_and_its_model_answers_at_once() {
         let metrics = server.get(&format!("{JOBS}/{}/metrics", job["id"].as_str().unwrap())).await.ok();
         let losses: Vec<f64> = metrics["log_history"].as_array().unwrap().iter().filter_map(|e| e["loss"].as_f64()).collect();
         assert_eq!(losses.len() as u64, job["progress"]["total_steps"].as_u64().unwrap());
-        let total: u64 = metrics["confusion_matrix"]["matrix"].as_array().unwrap().iter().flat_map(|r| r.as_array().unwrap()).map(|n| n.as_u64().unwrap()).sum();
+        let total: u64 = metrics["confusion_matrix"]["matrix"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .flat_map(|r| r.as_array().unwrap())
+            .map(|n| n.as_u64().unwrap())
+            .sum();
         assert!(total >= 2, "{metrics}");
         let csv = server.get(&format!("/v1/files/{}/content", job["result_files"][0].as_str().unwrap())).await;
         assert!(csv.text().starts_with("step,epoch") && csv.text().contains("loss"));

@@ -105,7 +105,8 @@ fn parse_uuid(text: &str, prefix: &'static str) -> Result<Uuid, StoreError> {
 /// last 12 characters of the job's UUID in base32 (RFC 4648 letters in lower case, no padding),
 /// which are random bits.
 pub fn model_name(base: &str, suffix: Option<&str>, job: JobId) -> String {
-    let base = base.trim_end_matches('/').rsplit('/').next().unwrap_or(base).to_lowercase();
+    // A colon ends a source's scheme (`file:`), and separates the parts of our own names.
+    let base = base.trim_end_matches('/').rsplit(['/', ':']).next().unwrap_or(base).to_lowercase();
     format!("ft:{base}:{}:{}", suffix.unwrap_or(""), short_id(job.uuid()))
 }
 
@@ -170,6 +171,7 @@ mod tests {
         let name = model_name("sentence-transformers/All-MiniLM-L6-v2", Some("ag-news"), job);
         assert_eq!(name, "ft:all-minilm-l6-v2:ag-news:aaaaaaaaaaa7");
         assert_eq!(model_name("bert", None, job), "ft:bert::aaaaaaaaaaa7");
+        assert_eq!(model_name("file:bert", None, job), "ft:bert::aaaaaaaaaaa7");
         let checkpoint = checkpoint_name(&name, 40);
         assert_eq!(split_checkpoint_name(&checkpoint), Some((name.as_str(), 40)));
         for other in [name.as_str(), "x:ckpt-step-", "x:ckpt-step-+4", "x:ckpt-step-99999999999999999999"] {

@@ -54,4 +54,4 @@ pub use page::{Order, Page, PageQuery};
 pub use queue::{Claim, QueuePlace};
 pub use state::{JobError, JobState};
 pub use sweep::SweepReport;
-pub use watch::{LEASE_TIMEOUT, LeaseWatcher, LostLease, MAX_ATTEMPTS};
+pub use watch::{LEASE_TIMEOUT, LeaseWatcher, LostLease, MAX_ATTEMPTS, SilentLease};

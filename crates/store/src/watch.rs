@@ -33,10 +33,22 @@ pub struct LostLease {
     pub owner: String,
 }
 
+/// A lease whose worker gives no sign of life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SilentLease {
+    /// The job.
+    pub job: JobId,
+    /// The epoch of the hold.
+    pub epoch: i64,
+    /// The worker.
+    pub owner: String,
+}
+
 /// Watches the beats of all leases in memory.
 #[derive(Debug)]
 pub struct LeaseWatcher {
     store: Store,
+    timeout: Duration,
     last_tick: Option<Duration>,
     seen: HashMap<JobId, Seen>,
 }
@@ -51,11 +63,26 @@ struct Seen {
 impl LeaseWatcher {
     /// A watcher that has seen nothing yet: every lease has the full time from its first tick on.
     pub fn new(store: Store) -> Self {
-        Self { store, last_tick: None, seen: HashMap::new() }
+        Self { store, timeout: LEASE_TIMEOUT, last_tick: None, seen: HashMap::new() }
     }
 
-    /// Looks at every lease once and takes away those that were silent for [`LEASE_TIMEOUT`].
+    /// The same with another patience than [`LEASE_TIMEOUT`].
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
+    /// Looks at every lease once and takes away those that were silent for too long.
     pub async fn tick(&mut self) -> Result<Vec<LostLease>> {
+        let mut taken = Vec::new();
+        for silent in self.silent().await? {
+            taken.extend(self.take(silent).await?);
+        }
+        Ok(taken)
+    }
+
+    /// The leases that were silent for too long. Only reads: a worker that stands still inside a transaction holds the one
+    /// write lock, and must be found all the same.
+    pub async fn silent(&mut self) -> Result<Vec<SilentLease>> {
         let rows: Vec<(String, i64, i64, String)> =
             sqlx::query_as("SELECT id, lease_epoch, lease_beat, lease_owner FROM jobs WHERE lease_owner IS NOT NULL ORDER BY id")
                 .fetch_all(self.store.reader())
@@ -65,27 +92,28 @@ impl LeaseWatcher {
         self.last_tick = Some(now);
 
         let mut still = HashMap::with_capacity(rows.len());
-        let mut lost = Vec::new();
+        let mut found = Vec::new();
         for (id, epoch, beat, owner) in rows {
             let job: JobId = id.parse()?;
             let silent = match self.seen.get(&job) {
                 Some(seen) if seen.epoch == epoch && seen.beat == beat => seen.silent + passed,
                 _ => Duration::ZERO,
             };
-            if silent >= LEASE_TIMEOUT {
-                lost.push((job, epoch, owner));
+            if silent >= self.timeout {
+                found.push(SilentLease { job, epoch, owner });
             }
             still.insert(job, Seen { epoch, beat, silent });
         }
         self.seen = still;
-        let mut taken = Vec::new();
-        for (job, epoch, owner) in lost {
-            let reason = format!("the worker {owner} gave no sign of life for {} s", LEASE_TIMEOUT.as_secs());
-            if let Some(job) = self.store.lease_lost(job, epoch, &reason).await? {
-                taken.push(LostLease { job, owner });
-            }
-        }
-        Ok(taken)
+        Ok(found)
+    }
+
+    /// Takes a silent lease away; `None` when it had changed hands meanwhile.
+    pub async fn take(&self, silent: SilentLease) -> Result<Option<LostLease>> {
+        let SilentLease { job, epoch, owner } = silent;
+        let reason = format!("the worker {owner} gave no sign of life for {} s", self.timeout.as_secs());
+        let job = self.store.lease_lost(job, epoch, &reason).await?;
+        Ok(job.map(|job| LostLease { job, owner }))
     }
 }
 

@@ -15,10 +15,7 @@ use crate::api::state::AppState;
 
 /// The routes of actions.
 pub fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::default()
-        .routes(routes!(cancel_job))
-        .routes(routes!(pause_job))
-        .routes(routes!(resume_job))
+    OpenApiRouter::default().routes(routes!(cancel_job)).routes(routes!(pause_job)).routes(routes!(resume_job))
 }
 
 /// End a job

@@ -35,11 +35,19 @@ pub fn loss(history: &[Value]) -> String {
         let (x, y) = axes.place(*x, *y);
         add(&mut svg, format_args!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"#d62728\"/>"));
     }
-    for (i, (name, color, shown)) in [("loss", "#1f77b4", !train.is_empty()), ("eval_loss", "#d62728", !eval.is_empty())].iter().enumerate() {
+    for (i, (name, color, shown)) in [("loss", "#1f77b4", !train.is_empty()), ("eval_loss", "#d62728", !eval.is_empty())].iter().enumerate()
+    {
         if *shown {
             let x = WIDTH - RIGHT - 110.0;
             let y = TOP + 14.0 + 18.0 * i as f64;
-            add(&mut svg, format_args!("<line x1=\"{x}\" y1=\"{0}\" x2=\"{1}\" y2=\"{0}\" stroke=\"{color}\" stroke-width=\"2\"/>", y - 4.0, x + 22.0));
+            add(
+                &mut svg,
+                format_args!(
+                    "<line x1=\"{x}\" y1=\"{0}\" x2=\"{1}\" y2=\"{0}\" stroke=\"{color}\" stroke-width=\"2\"/>",
+                    y - 4.0,
+                    x + 22.0
+                ),
+            );
             text(&mut svg, x + 28.0, y, "start", name);
         }
     }
@@ -63,10 +71,7 @@ impl Axes {
         let low = if low > 0.0 && low < 0.7 * high { 0.0 } else { low };
         let room = if high > low { (high - low) * 0.05 } else { 0.5 };
         let bottom = if low == 0.0 { 0.0 } else { low - room };
-        Self {
-            x: (0.0, right),
-            y: (bottom, high + room),
-        }
+        Self { x: (0.0, right), y: (bottom, high + room) }
     }
 
     fn place(&self, x: f64, y: f64) -> (f64, f64) {
@@ -167,14 +172,24 @@ fn draw_matrix(labels: &[&str], rows: &[Vec<u64>]) -> String {
                 let ink = if share > 0.55 { "#fff" } else { "#222" };
                 add(
                     &mut svg,
-                    format_args!("<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\" fill=\"{ink}\" pointer-events=\"none\">{count}</text>", x + cell / 2.0, y + cell / 2.0 + 4.0),
+                    format_args!(
+                        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\" fill=\"{ink}\" pointer-events=\"none\">{count}</text>",
+                        x + cell / 2.0,
+                        y + cell / 2.0 + 4.0
+                    ),
                 );
             }
         }
     }
     for (j, name) in labels.iter().enumerate() {
         let (x, y) = (left + cell * (j as f64 + 0.5), top + side + 12.0);
-        add(&mut svg, format_args!("<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"end\" transform=\"rotate(-45 {x:.1} {y:.1})\">{}</text>", escape(&cut(name))));
+        add(
+            &mut svg,
+            format_args!(
+                "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"end\" transform=\"rotate(-45 {x:.1} {y:.1})\">{}</text>",
+                escape(&cut(name))
+            ),
+        );
     }
     close(svg)
 }

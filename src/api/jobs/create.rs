@@ -13,12 +13,12 @@ use utoipa::ToSchema;
 use utoipa_axum::router::UtoipaMethodRouter;
 use utoipa_axum::routes;
 
-use super::{dry_run, estimate};
 use super::dry_run::DryRun;
 use super::object::JobObject;
 use super::openai::{Method, MethodKind, Supervised};
 use super::request::JobRequest;
 use super::resolve::{FileSummaries, Resolved, resolve};
+use super::{dry_run, estimate};
 use crate::api::error::{ApiError, ErrorBody};
 use crate::api::extract::ApiJson;
 use crate::api::files::training_data;
@@ -61,10 +61,7 @@ async fn create(State(state): State<AppState>, headers: HeaderMap, ApiJson(reque
         }
         None => (None, None),
     };
-    let files = FileSummaries {
-        train: &train,
-        eval: eval.as_ref(),
-    };
+    let files = FileSummaries { train: &train, eval: eval.as_ref() };
     let resolved = resolve(&request, &files, draw_seed())?;
     let name = estimate::allowed_name(&state, &request.model).await?;
     if request.dry_run == Some(true) {
@@ -94,9 +91,7 @@ fn new_job(
 ) -> Result<NewJob, ApiError> {
     let method = Method {
         kind: MethodKind::Supervised,
-        supervised: Some(Supervised {
-            hyperparameters: Some(resolved.hyperparameters.clone()),
-        }),
+        supervised: Some(Supervised { hyperparameters: Some(resolved.hyperparameters.clone()) }),
         dpo: None,
         reinforcement: None,
     };
@@ -130,10 +125,7 @@ fn idempotency(headers: &HeaderMap, request: &JobRequest) -> Result<Option<Idemp
         return Err(ApiError::field("Idempotency-Key", "The header `Idempotency-Key` must be 1 to 255 ASCII characters."));
     };
     let bytes = serde_json::to_vec(request).map_err(ApiError::internal)?;
-    Ok(Some(Idempotency {
-        key: format!("jobs:{key}"),
-        body_sha256: Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect(),
-    }))
+    Ok(Some(Idempotency { key: format!("jobs:{key}"), body_sha256: Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect() }))
 }
 
 /// A seed for a request without one, from the random part of a UUID.
@@ -141,4 +133,3 @@ fn draw_seed() -> u64 {
     // The lowest bits of a version 7 UUID are random. 31 of them fit wherever people copy a seed to.
     uuid::Uuid::now_v7().as_u128() as u64 & 0x7fff_ffff
 }
-

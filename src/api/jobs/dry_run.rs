@@ -51,7 +51,14 @@ pub struct DryRun {
 }
 
 /// Prepares the job and answers its size.
-pub async fn plan(state: &AppState, model: &str, spec: JobSpec, train: FileRow, eval: Option<FileRow>, warnings: Vec<String>) -> Result<DryRun, ApiError> {
+pub async fn plan(
+    state: &AppState,
+    model: &str,
+    spec: JobSpec,
+    train: FileRow,
+    eval: Option<FileRow>,
+    warnings: Vec<String>,
+) -> Result<DryRun, ApiError> {
     let name = allowed_name(state, model).await?;
     let wait = Duration::from_secs(state.config.budgets.pull_wait_seconds);
     let pulled = match tokio::time::timeout(wait, state.hub.pull(&name, |_| ())).await {

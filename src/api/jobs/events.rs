@@ -102,7 +102,9 @@ async fn list_events(
 /// A cursor that names no event of this job is the caller's mistake, not a missing resource.
 fn unknown_cursor(param: &'static str) -> impl Fn(StoreError) -> ApiError {
     move |error| match error {
-        StoreError::NotFound { kind: Kind::Event, id } => ApiError::field(param, format!("`{param}` is {id}, which is no event of this job.")),
+        StoreError::NotFound { kind: Kind::Event, id } => {
+            ApiError::field(param, format!("`{param}` is {id}, which is no event of this job."))
+        }
         other => other.into(),
     }
 }
@@ -112,7 +114,8 @@ async fn last_event(state: &AppState, job: JobId, headers: &HeaderMap) -> Result
     const NAME: &str = "Last-Event-ID";
     let Some(value) = headers.get(NAME).filter(|v| !v.is_empty()) else { return Ok(0) };
     let text = value.to_str().unwrap_or_default();
-    let id: EventId = text.parse().map_err(|_| ApiError::field(NAME, format!("`{NAME}` is `{}`, which is no event's id.", shorten(text))))?;
+    let id: EventId =
+        text.parse().map_err(|_| ApiError::field(NAME, format!("`{NAME}` is `{}`, which is no event's id.", shorten(text))))?;
     state.store.event_seq(job, id).await.map_err(unknown_cursor(NAME))
 }
 
@@ -129,13 +132,7 @@ struct Follow {
 impl Follow {
     fn new(state: AppState, job: JobId, after: i64) -> Self {
         let news = state.tail.listen();
-        Self {
-            state,
-            job,
-            seq: after,
-            news,
-            pending: VecDeque::new(),
-        }
+        Self { state, job, seq: after, news, pending: VecDeque::new() }
     }
 
     fn into_stream(self) -> impl Stream<Item = Result<Event, Infallible>> + Send {

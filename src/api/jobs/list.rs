@@ -16,10 +16,7 @@ use crate::api::state::AppState;
 
 /// The routes; filing a job stands under the list's path.
 pub fn routes(create: UtoipaMethodRouter<AppState>) -> OpenApiRouter<AppState> {
-    OpenApiRouter::default()
-        .routes(create)
-        .routes(routes!(list_jobs))
-        .routes(routes!(get_job, delete_job))
+    OpenApiRouter::default().routes(create).routes(routes!(list_jobs)).routes(routes!(get_job, delete_job))
 }
 
 /// List jobs, newest first
@@ -64,7 +61,9 @@ impl ListQuery {
             match name.as_str() {
                 "after" => parsed.after = Some(value),
                 "limit" => {
-                    let limit = value.parse().map_err(|_| ApiError::field("limit", format!("`limit` is `{}`; it must be a number between 1 and 100.", shorten(&value))))?;
+                    let limit = value.parse().map_err(|_| {
+                        ApiError::field("limit", format!("`limit` is `{}`; it must be a number between 1 and 100.", shorten(&value)))
+                    })?;
                     parsed.limit = Some(limit);
                 }
                 "status" => {
@@ -78,7 +77,8 @@ impl ListQuery {
                         parsed.filter.metadata.insert(key.to_owned(), value);
                     }
                     None => {
-                        let message = format!("Unknown parameter `{}`; the list takes after, limit, status, metadata[key].", shorten(&name));
+                        let message =
+                            format!("Unknown parameter `{}`; the list takes after, limit, status, metadata[key].", shorten(&name));
                         return Err(ApiError::field(shorten(&name), message));
                     }
                 },
@@ -93,9 +93,7 @@ fn serde_urlencoded_pairs(query: &str) -> Result<Vec<(String, String)>, ApiError
         .path_and_query(format!("/?{query}"))
         .build()
         .map_err(|e| ApiError::bad_request(format!("The query cannot be read: {e}.")))?;
-    axum::extract::Query::<Vec<(String, String)>>::try_from_uri(&uri)
-        .map(|pairs| pairs.0)
-        .map_err(|e| ApiError::bad_request(e.body_text()))
+    axum::extract::Query::<Vec<(String, String)>>::try_from_uri(&uri).map(|pairs| pairs.0).map_err(|e| ApiError::bad_request(e.body_text()))
 }
 
 /// Look up a job
@@ -116,11 +114,7 @@ async fn get_job(State(state): State<AppState>, ApiPath(id): ApiPath<String>) ->
     (status = 409, description = "It has not ended", body = ErrorBody)))]
 async fn delete_job(State(state): State<AppState>, ApiPath(id): ApiPath<String>) -> Result<Json<Deleted>, ApiError> {
     state.store.delete_job(parse_id(&id)?).await?;
-    Ok(Json(Deleted {
-        id,
-        object: "fine_tuning.job",
-        deleted: true,
-    }))
+    Ok(Json(Deleted { id, object: "fine_tuning.job", deleted: true }))
 }
 
 #[cfg(test)]

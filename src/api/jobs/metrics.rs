@@ -20,11 +20,7 @@ use crate::api::state::AppState;
 
 /// The routes of metrics.
 pub fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::default()
-        .routes(routes!(metrics))
-        .routes(routes!(loss_svg))
-        .routes(routes!(confusion_svg))
-        .routes(routes!(predictions))
+    OpenApiRouter::default().routes(routes!(metrics)).routes(routes!(loss_svg)).routes(routes!(confusion_svg)).routes(routes!(predictions))
 }
 
 /// What training measured.
@@ -73,7 +69,11 @@ enum MetricsFormat {
     responses(
         (status = 200, description = "The history and the final report", content((Metrics = "application/json"), (String = "text/csv"))),
         (status = 404, description = "No such job", body = ErrorBody)))]
-async fn metrics(State(state): State<AppState>, ApiPath(id): ApiPath<String>, ApiQuery(params): ApiQuery<MetricsParams>) -> Result<Response, ApiError> {
+async fn metrics(
+    State(state): State<AppState>,
+    ApiPath(id): ApiPath<String>,
+    ApiQuery(params): ApiQuery<MetricsParams>,
+) -> Result<Response, ApiError> {
     let job = find(&state, &id).await?.id;
     let history = history(&state, job).await?;
     if params.format == Some(MetricsFormat::Csv) {
@@ -120,7 +120,10 @@ async fn confusion_svg(State(state): State<AppState>, ApiPath(id): ApiPath<Strin
     let report = state.store.report(job.id).await?.map(|r| r.report).unwrap_or_default();
     match charts::confusion(&report["confusion_matrix"]) {
         Some(picture) => Ok(svg(picture)),
-        None => Err(ApiError::not_found(format!("{id} is {} and has no confusion matrix; single-label jobs get one with their final evaluation.", job.state))),
+        None => Err(ApiError::not_found(format!(
+            "{id} is {} and has no confusion matrix; single-label jobs get one with their final evaluation.",
+            job.state
+        ))),
     }
 }
 
@@ -133,7 +136,10 @@ async fn predictions(State(state): State<AppState>, ApiPath(id): ApiPath<String>
     let job = find(&state, &id).await?;
     let key = state.store.report(job.id).await?.and_then(|r| r.predictions_key);
     let Some(key) = key else {
-        return Err(ApiError::not_found(format!("{id} is {} and has no predictions; they are written with the final evaluation.", job.state)));
+        return Err(ApiError::not_found(format!(
+            "{id} is {} and has no predictions; they are written with the final evaluation.",
+            job.state
+        )));
     };
     let blob = state.store.blobs().get_stream(&key).await?;
     let headers = [(header::CONTENT_TYPE, "application/jsonl".to_owned()), (header::CONTENT_LENGTH, blob.size.to_string())];
@@ -142,6 +148,7 @@ async fn predictions(State(state): State<AppState>, ApiPath(id): ApiPath<String>
 
 fn svg(picture: String) -> Response {
     // A picture that is opened by itself must not run anything, whatever a label says.
-    let headers = [(header::CONTENT_TYPE, "image/svg+xml"), (header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'")];
+    let headers =
+        [(header::CONTENT_TYPE, "image/svg+xml"), (header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'")];
     (headers, picture).into_response()
 }

@@ -177,11 +177,7 @@ impl JobObject {
             validation_file: row.validation_file.map(|id| id.to_string()),
             hyperparameters,
             trained_tokens: row.trained_tokens,
-            error: row.error.map(|e| JobFault {
-                code: e.code,
-                message: e.message,
-                param: e.param,
-            }),
+            error: row.error.map(|e| JobFault { code: e.code, message: e.message, param: e.param }),
             seed: row.seed,
             estimated_finish: eta_ms.map(|eta| (row.updated_at + eta) / 1000),
             integrations: Vec::new(),

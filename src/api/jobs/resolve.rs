@@ -45,17 +45,7 @@ pub fn resolve(request: &JobRequest, files: &FileSummaries<'_>, seed: u64) -> Re
     }
     let seed = request.seed.unwrap_or(seed);
     let hyperparameters = training::echo(&training, &given);
-    Ok(Resolved {
-        spec: JobSpec {
-            task,
-            seed,
-            data,
-            tuning,
-            training,
-        },
-        hyperparameters,
-        warnings,
-    })
+    Ok(Resolved { spec: JobSpec { task, seed, data, tuning, training }, hyperparameters, warnings })
 }
 
 /// Fields that are known and cannot be honoured.
@@ -89,7 +79,10 @@ fn check_texts(request: &JobRequest) -> Result<(), ApiError> {
         }
     }
     if request.seed.is_some_and(|seed| seed > MAX_SEED) {
-        return Err(ApiError::field("seed", format!("`seed` must be at most {MAX_SEED}, the largest number that every JSON reader keeps.")));
+        return Err(ApiError::field(
+            "seed",
+            format!("`seed` must be at most {MAX_SEED}, the largest number that every JSON reader keeps."),
+        ));
     }
     if request.priority.is_some_and(|p| !(-1_000_000..=1_000_000).contains(&p)) {
         return Err(ApiError::field("priority", "`priority` must be between -1000000 and 1000000."));
@@ -119,13 +112,20 @@ fn task(request: &JobRequest, train: &Summary) -> Result<Task, ApiError> {
         Some("classification") => Ok(Task::Classification),
         Some(other) => refuse(format!("`task` is `{}`; available: {available}.", shorten(other))),
         // Whoever names a column of labels has said what the task is.
-        None if request.data.as_ref().is_some_and(|d| d.label_column.is_some() || d.labels.is_some() || d.problem_type.is_some()) => Ok(Task::Classification),
+        None if request.data.as_ref().is_some_and(|d| d.label_column.is_some() || d.labels.is_some() || d.problem_type.is_some()) => {
+            Ok(Task::Classification)
+        }
         None => match tunesmith_data::infer_task(train) {
             Some("classification") => Ok(Task::Classification),
-            Some(other) => refuse(format!("The file's columns look like the task `{other}`, which is not available yet. Available: {available}; set `task` and name the columns under `data`.")),
+            Some(other) => refuse(format!(
+                "The file's columns look like the task `{other}`, which is not available yet. Available: {available}; set `task` and name the columns under `data`."
+            )),
             None => {
                 let columns: Vec<&str> = train.column_names().take(20).collect();
-                refuse(format!("The task cannot be told from the columns ({}). Set `task` to one of: {available}; and name the columns under `data`.", columns.join(", ")))
+                refuse(format!(
+                    "The task cannot be told from the columns ({}). Set `task` to one of: {available}; and name the columns under `data`.",
+                    columns.join(", ")
+                ))
             }
         },
     }
@@ -135,7 +135,9 @@ fn task(request: &JobRequest, train: &Summary) -> Result<Task, ApiError> {
 fn openai_settings(request: &JobRequest) -> Result<Hyperparameters, ApiError> {
     let of_method = request.method.as_ref().and_then(|m| m.supervised.as_ref()).and_then(|s| s.hyperparameters.clone());
     match (of_method, request.hyperparameters.clone()) {
-        (Some(_), Some(_)) => Err(ApiError::field("hyperparameters", "Settings stand in `hyperparameters` and in `method` too; `method` alone is enough.")),
+        (Some(_), Some(_)) => {
+            Err(ApiError::field("hyperparameters", "Settings stand in `hyperparameters` and in `method` too; `method` alone is enough."))
+        }
         (Some(one), None) | (None, Some(one)) => Ok(one),
         (None, None) => Ok(Hyperparameters::default()),
     }
@@ -190,7 +192,9 @@ fn lora(section: &TuningSection) -> Result<LoraSpec, ApiError> {
     }
     let target_modules = section.target_modules.clone().unwrap_or_else(|| TargetModules::Pattern("all-linear".into()));
     match &target_modules {
-        TargetModules::Pattern(text) if text.is_empty() || text.len() > 1000 => return wrong("target_modules", "must have 1 to 1000 characters"),
+        TargetModules::Pattern(text) if text.is_empty() || text.len() > 1000 => {
+            return wrong("target_modules", "must have 1 to 1000 characters");
+        }
         TargetModules::Names(names) if names.is_empty() || names.iter().any(String::is_empty) => {
             return wrong("target_modules", "must name at least one module, and none may be empty");
         }
@@ -216,7 +220,10 @@ fn data(section: Option<&DataSection>, files: &FileSummaries<'_>) -> Result<(Dat
         ("dataset_text_field", section.dataset_text_field.is_some()),
     ] {
         if given {
-            return Err(ApiError::field(format!("data.{name}"), format!("`data.{name}` is for language models; the task is classification.")));
+            return Err(ApiError::field(
+                format!("data.{name}"),
+                format!("`data.{name}` is for language models; the task is classification."),
+            ));
         }
     }
     let split = section.validation_split.unwrap_or(if files.eval.is_some() { 0.0 } else { 0.1 });
@@ -224,7 +231,10 @@ fn data(section: Option<&DataSection>, files: &FileSummaries<'_>) -> Result<(Dat
         return Err(ApiError::field("data.validation_split", format!("`data.validation_split` is {split}; it must be between 0 and 0.5.")));
     }
     if files.eval.is_some() && split > 0.0 {
-        return Err(ApiError::field("data.validation_split", "`data.validation_split` and `validation_file` exclude each other; give one of them."));
+        return Err(ApiError::field(
+            "data.validation_split",
+            "`data.validation_split` and `validation_file` exclude each other; give one of them.",
+        ));
     }
     let columns = ClassificationColumns {
         text: section.text_column.clone().unwrap_or_else(|| "text".into()),
@@ -266,7 +276,8 @@ fn check_weights<'a>(names: impl Iterator<Item = &'a String>, data: &DataSpec) -
     for name in names {
         if !data.labels.contains(name) {
             let labels: Vec<String> = data.labels.iter().take(20).map(|l| shorten(l)).collect();
-            let message = format!("`training.class_weights` names `{}`, which is no label; the labels are {}.", shorten(name), labels.join(", "));
+            let message =
+                format!("`training.class_weights` names `{}`, which is no label; the labels are {}.", shorten(name), labels.join(", "));
             return Err(ApiError::field("training.class_weights", message));
         }
     }

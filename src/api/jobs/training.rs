@@ -38,7 +38,7 @@ pub fn resolve(
         per_device_train_batch_size: count("per_device_train_batch_size", batch.unwrap_or(16), 4096)?,
         max_tokens_per_batch: s.max_tokens_per_batch.map(|n| count("max_tokens_per_batch", n, 1 << 22)).transpose()?,
         gradient_accumulation_steps: count("gradient_accumulation_steps", s.gradient_accumulation_steps.unwrap_or(1), 4096)?,
-        learning_rate: within("learning_rate", rate.unwrap_or(default_rate(tuning)), |v| v > 0.0 && v <= 100.0, "above 0 and at most 100")?,
+        learning_rate: within("learning_rate", rate.unwrap_or(default_rate(tuning)), |v| v > 0.0 && v.is_finite(), "above 0")?,
         lr_scheduler_type: s.lr_scheduler_type.unwrap_or(SchedulerType::Linear),
         warmup_steps: warmup(s.warmup_steps.unwrap_or(0.0))?,
         weight_decay: within("weight_decay", s.weight_decay.unwrap_or(0.01), |v| (0.0..=100.0).contains(&v), "between 0 and 100")?,
@@ -107,7 +107,12 @@ fn count(name: &str, value: u64, most: u64) -> Result<usize, ApiError> {
 
 fn warmup(value: f64) -> Result<f64, ApiError> {
     // From 1 on it counts steps, and half a step is a mistake.
-    within("warmup_steps", value, |v| (0.0..=1e9).contains(&v) && (v < 1.0 || v.fract() == 0.0), "a whole number of steps, or a share below 1")
+    within(
+        "warmup_steps",
+        value,
+        |v| (0.0..=1e9).contains(&v) && (v < 1.0 || v.fract() == 0.0),
+        "a whole number of steps, or a share below 1",
+    )
 }
 
 fn smoothing(value: f64, problem: ProblemType) -> Result<f64, ApiError> {
@@ -138,7 +143,10 @@ fn weights(given: Option<&ClassWeights>, problem: ProblemType) -> Result<Option<
 fn refuse_language_fields(s: &TrainingSection) -> Result<(), ApiError> {
     for (name, given) in [("packing", s.packing == Some(true)), ("assistant_only_loss", s.assistant_only_loss.is_some())] {
         if given {
-            return Err(ApiError::field(format!("training.{name}"), format!("`training.{name}` is for language models; the task is classification.")));
+            return Err(ApiError::field(
+                format!("training.{name}"),
+                format!("`training.{name}` is for language models; the task is classification."),
+            ));
         }
     }
     Ok(())

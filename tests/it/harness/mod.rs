@@ -96,13 +96,7 @@ impl Server {
             panic!("the server did not start: {}", std::fs::read_to_string(folder.path().join("log")).unwrap());
         };
         tunesmith_hub::install_tls();
-        Self {
-            url,
-            folder,
-            child,
-            http: Client::builder().timeout(Duration::from_secs(60)).build().unwrap(),
-            key: None,
-        }
+        Self { url, folder, child, http: Client::builder().timeout(Duration::from_secs(60)).build().unwrap(), key: None }
     }
 
     pub fn use_key(&mut self, key: &str) {
@@ -222,7 +216,11 @@ pub async fn answer(request: RequestBuilder) -> Answer {
 
 /// Rows of two classes, each `n` times.
 pub fn two_classes(n: usize) -> String {
-    (0..n).map(|i| format!("{}\n{}\n", json!({"text": format!("good {i}"), "label": "pos"}), json!({"text": format!("bad {i}"), "label": "neg"}))).collect()
+    (0..n)
+        .map(|i| {
+            format!("{}\n{}\n", json!({"text": format!("good {i}"), "label": "pos"}), json!({"text": format!("bad {i}"), "label": "neg"}))
+        })
+        .collect()
 }
 
 /// The smallest request.
@@ -232,9 +230,6 @@ pub fn job_request(training_file: &str) -> Value {
 
 /// Takes the next job as a worker would.
 pub async fn claim(store: &Store) -> LeaseToken {
-    let claim = Claim {
-        owner: "test-worker".into(),
-        memory_budget: None,
-    };
+    let claim = Claim { owner: "test-worker".into(), memory_budget: None };
     store.claim(&claim).await.unwrap().expect("a job waits").0
 }

@@ -18,7 +18,7 @@ pub struct ClassFigures {
 pub struct Averages {
     /// Share of rows that are right; of rows whose whole set of labels is right, for multi-label.
     pub accuracy: f64,
-    /// Unweighted mean over classes that occur, in truth or in the predictions.
+    /// Unweighted mean over classes that occur, in truth or in the predictions; over all labels for multi-label.
     pub macro_: ClassFigures,
     /// From the summed counts.
     pub micro: ClassFigures,
@@ -48,7 +48,7 @@ pub fn averages(confusion: &Confusion) -> Averages {
         (0..m.len()).map(|c| Counts { hit: m[c][c], predicted: m.iter().map(|row| row[c]).sum(), truth: m[c].iter().sum() }).collect();
     let rows: u64 = counts.iter().map(|c| c.truth).sum();
     let hits: u64 = counts.iter().map(|c| c.hit).sum();
-    from_counts(&counts, ratio(hits, rows))
+    from_counts(&counts, ratio(hits, rows), false)
 }
 
 /// Figures of a multi-label evaluation over `(true, predicted)` sets of classes.
@@ -61,7 +61,7 @@ pub fn multi_label_figures(classes: usize, rows: &[(Vec<u32>, Vec<u32>)]) -> Ave
         truth.iter().filter(|c| predicted.contains(c)).for_each(|c| counts[*c as usize].hit += 1);
         exact += u64::from(truth.len() == predicted.len() && truth.iter().all(|c| predicted.contains(c)));
     }
-    from_counts(&counts, ratio(exact, rows.len() as u64))
+    from_counts(&counts, ratio(exact, rows.len() as u64), true)
 }
 
 #[derive(Clone, Copy)]
@@ -80,16 +80,17 @@ fn figures(c: Counts) -> ClassFigures {
     ClassFigures { precision, recall, f1: ratio(2 * c.hit, c.predicted + c.truth), support: c.truth }
 }
 
-fn from_counts(counts: &[Counts], accuracy: f64) -> Averages {
+/// `absent` says whether classes that occur nowhere count in the unweighted mean, with figures of 0.
+fn from_counts(counts: &[Counts], accuracy: f64, absent: bool) -> Averages {
     let per_class: Vec<ClassFigures> = counts.iter().map(|c| figures(*c)).collect();
     let sum = counts.iter().fold(Counts { hit: 0, predicted: 0, truth: 0 }, |a, c| Counts {
         hit: a.hit + c.hit,
         predicted: a.predicted + c.predicted,
         truth: a.truth + c.truth,
     });
-    // scikit-learn averages over the labels that occur at all.
+    // scikit-learn averages over the classes that occur at all, but over every column of a multi-label matrix.
     let seen: Vec<(ClassFigures, f64)> =
-        per_class.iter().zip(counts).filter(|(_, c)| c.truth + c.predicted > 0).map(|(f, _)| (*f, 1.0)).collect();
+        per_class.iter().zip(counts).filter(|(_, c)| absent || c.truth + c.predicted > 0).map(|(f, _)| (*f, 1.0)).collect();
     let by_support: Vec<(ClassFigures, f64)> = per_class.iter().map(|f| (*f, f.support as f64)).collect();
     Averages { accuracy, macro_: mean(&seen, sum.truth), micro: figures(sum), weighted: mean(&by_support, sum.truth), per_class }
 }

@@ -1,4 +1,4 @@
-//! Correlations of predictions with true values.
+//! Correlations of predictions with true values, and the share of their variance that predictions explain.
 
 /// Pearson's correlation; 0 where either side does not vary.
 pub fn pearson(x: &[f64], y: &[f64]) -> f64 {
@@ -26,4 +26,17 @@ pub fn ranks(x: &[f64]) -> Vec<f64> {
         start = end;
     }
     ranks
+}
+
+/// 1 - residual / total sum of squares. Where the true values do not vary, 1 for perfect predictions and 0 for others, as
+/// in scikit-learn.
+pub fn r_squared(truth: &[f64], found: &[f64]) -> f64 {
+    let mean = truth.iter().sum::<f64>() / truth.len() as f64;
+    let total: f64 = truth.iter().map(|t| (t - mean).powi(2)).sum();
+    let residual: f64 = truth.iter().zip(found).map(|(t, f)| (t - f).powi(2)).sum();
+    match (total == 0.0, residual == 0.0) {
+        (false, _) => 1.0 - residual / total,
+        (true, true) => 1.0,
+        (true, false) => 0.0,
+    }
 }

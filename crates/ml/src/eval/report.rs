@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use tunesmith_data::{Example, Target};
 
 use super::classification::{Averages, averages, confusion, multi_label_figures};
-use super::regression::{pearson, ranks};
+use super::regression::{pearson, r_squared, ranks};
 use crate::infer::{sigmoid, softmax};
 use crate::spec::ProblemType;
 use crate::train::{LossSettings, loss};
@@ -117,7 +117,8 @@ fn regression(rows: &[Example], logits: &[f32], metrics: &mut Map<String, Value>
         ("eval_rmse", mse.sqrt()),
         ("eval_mae", errors.iter().map(|e| e.abs()).sum::<f64>() / n),
         ("eval_pearson", pearson(&truth, &found)),
-        ("eval_spearman", pearson(&ranks(&truth), &ranks(&found))),
+        ("eval_r2", r_squared(&truth, &found)),
+        ("eval_spearmanr", pearson(&ranks(&truth), &ranks(&found))),
     ] {
         metrics.insert(name.into(), json!(value));
     }

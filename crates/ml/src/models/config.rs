@@ -176,7 +176,7 @@ impl EncoderConfig {
                 return fail(format!("{name}: {value} is not between 1 and {limit}"));
             }
         }
-        if raw.hidden_size % raw.num_attention_heads != 0 {
+        if !raw.hidden_size.is_multiple_of(raw.num_attention_heads) {
             return fail(format!("hidden_size {} is not a multiple of num_attention_heads {}", raw.hidden_size, raw.num_attention_heads));
         }
         let position_offset = if family == Family::Roberta { raw.pad_token_id.unwrap_or(1) + 1 } else { 0 };

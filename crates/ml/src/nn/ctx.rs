@@ -30,14 +30,23 @@ impl Batch {
         Self { cu_seqlens: vec![0], ..Self::default() }
     }
 
-    /// Appends a sequence. `number` names it for dropout; `position_offset` is 0, or 2 for RoBERTa with pad id 1.
+    /// Appends a sequence. `number` names it for dropout; `position_offset` is 0, or 2 for RoBERTa with pad id 1, where
+    /// a padding token that stands in the text itself has the pad id as its position and is not counted, as in `transformers`.
     pub fn push(&mut self, ids: &[u32], type_ids: &[u32], number: u64, position_offset: u32) {
         debug_assert_eq!(ids.len(), type_ids.len());
         self.ids.extend_from_slice(ids);
         self.type_ids.extend_from_slice(type_ids);
-        for position in 0..ids.len() as u32 {
-            self.positions.push(position + position_offset);
-            self.row_ids.push(number << 20 | u64::from(position));
+        let pad = position_offset.checked_sub(1);
+        let mut next = position_offset;
+        for (place, id) in ids.iter().enumerate() {
+            match pad {
+                Some(pad) if *id == pad => self.positions.push(pad),
+                _ => {
+                    self.positions.push(next);
+                    next += 1;
+                }
+            }
+            self.row_ids.push(number << 20 | place as u64);
         }
         self.cu_seqlens.push(self.ids.len() as u32);
     }

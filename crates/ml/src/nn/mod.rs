@@ -24,7 +24,7 @@ pub use embedding::Embedding;
 pub use linear::Linear;
 pub use lora::{Adapter, LoraLayer};
 pub use norm::LayerNorm;
-pub use params::{Param, ParamInfo, Params, Slot};
+pub use params::{Param, ParamInfo, Params, Slot, VisitParam};
 pub use view::{F32View, with_f32_mut};
 
 /// `y + x` of the same shape; on the CPU in `y`'s memory, which nothing else may hold.

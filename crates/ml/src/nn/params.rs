@@ -65,6 +65,9 @@ pub struct ParamInfo {
     pub decays: bool,
 }
 
+/// What a model shows its parameters to, one by one.
+pub type VisitParam<'a> = &'a mut dyn FnMut(&mut Param) -> Result<()>;
+
 /// The flat buffers.
 pub struct Params {
     /// Every trainable parameter, in the order of the buffers.
@@ -85,11 +88,7 @@ impl Params {
     ///
     /// # Errors
     /// If nothing is selected.
-    pub fn adopt(
-        device: &Device,
-        select: &dyn Fn(&Param) -> bool,
-        visit: &mut dyn FnMut(&mut dyn FnMut(&mut Param) -> Result<()>) -> Result<()>,
-    ) -> Result<Self> {
+    pub fn adopt(device: &Device, select: &dyn Fn(&Param) -> bool, visit: &mut dyn FnMut(VisitParam<'_>) -> Result<()>) -> Result<Self> {
         let mut infos: Vec<ParamInfo> = Vec::new();
         let mut total = 0;
         visit(&mut |p| {

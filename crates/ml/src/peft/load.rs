@@ -168,17 +168,21 @@ impl Place<'_> {
             )?;
             adapter.insert(linear.id, layer);
         }
-        for target in config.named_targets() {
-            let met = adapter.layers().any(|l| {
-                let module = l.a.name.trim_end_matches(".lora_A.weight");
-                module == target || module.ends_with(&format!(".{target}"))
-            });
-            if !met {
-                let stray = self
-                    .tensors
-                    .keys()
-                    .find(|k| k.contains(".lora_"))
-                    .map_or(String::new(), |k| format!("; tensor base_model.model.{k} has no place"));
+        let targets = config.named_targets();
+        let is_of = |l: &LoraLayer, target: &str| {
+            let module = l.a.name.trim_end_matches(".lora_A.weight");
+            module == target || module.ends_with(&format!(".{target}"))
+        };
+        for target in &targets {
+            if !adapter.layers().any(|l| is_of(l, target)) {
+                // Both hint at what the file holds instead.
+                let homeless = self.tensors.keys().find(|k| k.contains(".lora_")).map(String::as_str);
+                let unnamed = adapter.layers().find(|l| !targets.iter().any(|t| is_of(l, t))).map(|l| l.a.name.as_str());
+                let stray = match (homeless, unnamed) {
+                    (Some(name), _) => format!("; tensor base_model.model.{name} has no place"),
+                    (None, Some(name)) => format!("; tensor base_model.model.{name} belongs to no target module"),
+                    (None, None) => String::new(),
+                };
                 return Err(MlError::AdapterMismatch(format!(
                     "target_modules names {target:?}, but no tensor for it fits the base model{stray}"
                 )));
@@ -195,7 +199,9 @@ impl Place<'_> {
         let outputs = match self.tensors.get(&weight) {
             Some(name) => self.weights.shape(name)?.unwrap_or_default().first().copied().unwrap_or(0),
             None => {
-                return Err(MlError::AdapterMismatch(format!("tensor base_model.model.{weight} is missing: the adapter has no classifier")));
+                return Err(MlError::AdapterMismatch(format!(
+                    "tensor base_model.model.{weight} is missing: the adapter has no classifier"
+                )));
             }
         };
         let ow = self.take(&weight, &[outputs, h])?;

@@ -27,7 +27,9 @@ impl LossSettings {
     pub fn denominator<'a>(&self, targets: impl Iterator<Item = &'a Target>, outputs: usize) -> f64 {
         match self.problem_type {
             ProblemType::SingleLabelClassification => {
-                targets.map(|t| if let Target::Class(c) = t { self.weight(*c as usize) } else { 1.0 }).sum()
+                let sum = targets.map(|t| if let Target::Class(c) = t { self.weight(*c as usize) } else { 1.0 }).sum();
+                // Rows of weight 0 alone: their loss is 0, not 0/0.
+                if sum == 0.0 { 1.0 } else { sum }
             }
             ProblemType::MultiLabelClassification => (targets.count() * outputs) as f64,
             ProblemType::Regression => targets.count() as f64,

@@ -1,6 +1,7 @@
 //! Training: one readable loop, its schedule, order, losses, checkpoints and the hooks of its caller.
 
 mod classifier;
+mod evaluate;
 mod loss;
 mod observer;
 mod order;

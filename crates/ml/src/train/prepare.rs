@@ -125,6 +125,12 @@ impl Prepared {
             return Err(MlError::setting("training.label_smoothing_factor", "is defined for single_label_classification only"));
         }
         let precision = precision(job.spec.training.dtype, &job.device);
+        if precision == Precision::Bf16 && job.kernels == Kernels::Composed {
+            return Err(MlError::setting(
+                "training.dtype",
+                "bfloat16 products run on the CPU only; use \"auto\" or \"float32\" on this device",
+            ));
+        }
         let lengths: Vec<usize> = train.iter().map(|e| e.ids.len()).collect();
         let plan = Plan {
             train_rows: train.len(),

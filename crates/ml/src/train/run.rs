@@ -1,6 +1,7 @@
 //! The training loop, from the first step or from a checkpoint to the finished model.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -16,7 +17,6 @@ use super::prepare::Prepared;
 use super::schedule::Schedule;
 use super::state::{TrainState, load_tensors};
 use crate::error::{MlError, Result};
-use crate::eval::{EvalReport, report};
 use crate::infer::{Answer, DEFAULT_THRESHOLD};
 use crate::nn::{Batch, Mode};
 use crate::spec::{TrainingSpec, Tuning};
@@ -54,14 +54,6 @@ pub struct Finished {
     pub loss: LossSettings,
 }
 
-/// Tokens in an evaluation batch.
-const EVAL_TOKENS: usize = 4096;
-
-/// An evaluation's figures that say "smaller is better".
-fn smaller_is_better(metric: &str) -> bool {
-    ["loss", "mse", "rmse", "mae"].iter().any(|m| metric.trim_start_matches("eval_") == *m)
-}
-
 impl Prepared {
     /// Trains until the job is finished, paused or stopped. `resume` is a checkpoint's folder.
     ///
@@ -76,17 +68,17 @@ impl Prepared {
     }
 }
 
-struct Run<'a> {
-    p: &'a Prepared,
-    classifier: Classifier,
+pub(super) struct Run<'a> {
+    pub(super) p: &'a Prepared,
+    pub(super) classifier: Classifier,
     schedule: Schedule,
-    state: TrainState,
+    pub(super) state: TrainState,
     order: EpochOrder,
     /// The order's epoch and its first step's number.
     epoch: (u64, u64),
     lengths: Vec<usize>,
     started: Instant,
-    window_started: (Instant, u64, u64),
+    pub(super) window_started: (Instant, u64, u64),
     saved_at: Option<u64>,
 }
 
@@ -128,6 +120,8 @@ impl<'a> Run<'a> {
             lengths,
             saved_at,
         };
+        // An evaluation that is due belongs to the epoch of the step before it.
+        run.seek(run.state.step.saturating_sub(1));
         run.classifier.pack()?;
         run.observe_model(observer);
         Ok(run)
@@ -167,8 +161,11 @@ impl<'a> Run<'a> {
     /// Evaluation and checkpoint that are due at the current step.
     fn finish_step(&mut self, observer: &mut dyn Observer) -> Result<Control> {
         if self.state.evaluation_due {
-            let Some(evaluation) = self.evaluate(observer)? else { return Ok(observer.control()) };
-            self.judge(&evaluation, observer);
+            let evaluation = match self.evaluate(observer)? {
+                ControlFlow::Continue(evaluation) => evaluation,
+                ControlFlow::Break(other) => return Ok(other),
+            };
+            self.judge(&evaluation, observer)?;
             self.state.evaluation_due = false;
         }
         if self.state.checkpoint_due {
@@ -188,17 +185,22 @@ impl<'a> Run<'a> {
         Ok(Outcome::Paused)
     }
 
-    /// The step after the finished ones, and its epoch.
-    fn next_step(&mut self) -> (u64, Step) {
-        while self.state.step >= self.epoch.1 + self.order.steps.len() as u64 {
+    /// Moves on to the epoch in which step number `step` (from 0) lies.
+    fn seek(&mut self, step: u64) {
+        while step >= self.epoch.1 + self.order.steps.len() as u64 {
             self.epoch = (self.epoch.0 + 1, self.epoch.1 + self.order.steps.len() as u64);
             self.order = EpochOrder::new(self.p.job.spec.seed, self.epoch.0, &self.lengths, &self.p.job.spec.training);
         }
+    }
+
+    /// The step after the finished ones, and its epoch.
+    fn next_step(&mut self) -> (u64, Step) {
+        self.seek(self.state.step);
         let step = self.order.steps[(self.state.step - self.epoch.1) as usize].clone();
         (self.epoch.0, step)
     }
 
-    fn batch(&self, rows: &[usize], encoded: &[Encoded], first_number: u64) -> Batch {
+    pub(super) fn batch(&self, rows: &[usize], encoded: &[Encoded], first_number: u64) -> Batch {
         let mut batch = Batch::new();
         for (i, row) in rows.iter().enumerate() {
             let e = &encoded[*row];
@@ -267,7 +269,7 @@ impl<'a> Run<'a> {
     }
 
     /// Passes over the data so far.
-    fn epochs(&self) -> f64 {
+    pub(super) fn epochs(&self) -> f64 {
         self.epoch.0 as f64 + (self.state.step - self.epoch.1) as f64 / self.order.steps.len() as f64
     }
 
@@ -303,56 +305,6 @@ impl<'a> Run<'a> {
         let due = |every: Option<u64>| every.map_or(epoch_ends, |n| step.is_multiple_of(n.max(1)));
         self.state.evaluation_due = !self.p.eval.is_empty() && (due(self.spec().eval_steps) || last);
         self.state.checkpoint_due = due(self.spec().save_steps) || last;
-    }
-
-    /// Evaluates the current weights; nothing if the observer wants something else meanwhile.
-    fn evaluate(&mut self, observer: &mut dyn Observer) -> Result<Option<EvalReport>> {
-        let started = Instant::now();
-        let Some(logits) = logits(&self.p.eval, observer, |rows| self.classifier.logits(&self.batch(rows, &self.p.eval, 0)))? else {
-            return Ok(None);
-        };
-        let rows: &[Example] = &self.p.job.eval;
-        let report = report(rows, &logits, &self.p.job.spec.data.labels, &self.p.loss, DEFAULT_THRESHOLD, started.elapsed());
-        let mut entry = Map::from_iter([("step".to_owned(), json!(self.state.step)), ("epoch".to_owned(), json!(self.epochs()))]);
-        entry.extend(report.metrics.clone());
-        observer.log(entry);
-        self.window_started = (Instant::now(), self.state.trained_rows, self.state.trained_tokens);
-        Ok(Some(report))
-    }
-
-    /// Compares with the best so far, and ends the run where patience is over.
-    fn judge(&mut self, evaluation: &EvalReport, observer: &mut dyn Observer) {
-        self.state.last_evaluation = Some(evaluation.metrics.clone());
-        let spec = &self.p.job.spec.training;
-        if spec.metric_for_best_model.is_none() && !spec.load_best_model_at_end && spec.early_stopping_patience.is_none() {
-            return;
-        }
-        let name = spec.metric_for_best_model.as_deref().unwrap_or("loss");
-        let key = if name.starts_with("eval_") { name.to_owned() } else { format!("eval_{name}") };
-        let Some(value) = evaluation.metrics.get(&key).and_then(Value::as_f64) else { return };
-        let greater = spec.greater_is_better.unwrap_or(!smaller_is_better(name));
-        let better = self.state.best_metric.is_none_or(|best| if greater { value > best } else { value < best });
-        if better {
-            self.state.best_metric = Some(value);
-            self.state.best_step = Some(self.state.step);
-            self.state.evaluations_without_gain = 0;
-            self.state.checkpoint_due |= spec.load_best_model_at_end;
-            return;
-        }
-        self.state.evaluations_without_gain += 1;
-        if spec.early_stopping_patience.is_some_and(|p| self.state.evaluations_without_gain >= p) {
-            self.state.stopped_early = true;
-            self.state.checkpoint_due = true;
-            let message = format!(
-                "Stopped early at step {}: {key} has not improved in {} evaluations.",
-                self.state.step, self.state.evaluations_without_gain
-            );
-            observer.event(
-                Level::Info,
-                message,
-                json!({"step": self.state.step, "best_metric": self.state.best_metric, "best_step": self.state.best_step}),
-            );
-        }
     }
 
     fn checkpoint(&mut self, observer: &mut dyn Observer) -> Result<()> {
@@ -419,27 +371,4 @@ impl<'a> Run<'a> {
             loss: self.p.loss.clone(),
         })))
     }
-}
-
-/// Logits of all rows in order, in batches by tokens; nothing if the observer wants something else meanwhile.
-fn logits(rows: &[Encoded], observer: &mut dyn Observer, mut run: impl FnMut(&[usize]) -> Result<Vec<f32>>) -> Result<Option<Vec<f32>>> {
-    let mut all = Vec::new();
-    let mut batch: Vec<usize> = Vec::new();
-    let mut tokens = 0;
-    for (i, row) in rows.iter().enumerate() {
-        if !batch.is_empty() && tokens + row.ids.len() > EVAL_TOKENS {
-            if observer.control() != Control::Continue {
-                return Ok(None);
-            }
-            all.extend(run(&batch)?);
-            batch.clear();
-            tokens = 0;
-        }
-        batch.push(i);
-        tokens += row.ids.len();
-    }
-    if !batch.is_empty() {
-        all.extend(run(&batch)?);
-    }
-    Ok(Some(all))
 }

@@ -88,6 +88,14 @@ pub fn lora(r: usize, alpha: f64) -> Tuning {
     })
 }
 
+/// The fixtures' LoRA: PEFT saved the modules that its configuration names, and the head's other layer stayed frozen.
+pub fn lora_of(config: &Value) -> Tuning {
+    let Tuning::Lora(spec) = lora(config["r"].as_u64().unwrap() as usize, config["lora_alpha"].as_f64().unwrap()) else { unreachable!() };
+    let named = config["modules_to_save"].as_array().unwrap().iter().map(|m| m.as_str().unwrap().to_owned());
+    // PEFT adds the name of a head that other families have.
+    Tuning::Lora(LoraSpec { modules_to_save: Some(named.filter(|m| m != "score").collect()), ..spec })
+}
+
 /// Rows of token ids as a packed batch.
 pub fn batch(rows: &[Value], position_offset: u32) -> Batch {
     let ids = |v: &Value| v.as_array().unwrap().iter().map(|i| i.as_u64().unwrap() as u32).collect::<Vec<_>>();
