@@ -68,7 +68,8 @@ pub async fn deadline(State(state): State<AppState>, request: Request, next: Nex
 
 /// Nothing answers cross-origin questions unless origins are configured.
 pub fn cors(origins: &[String]) -> CorsLayer {
-    let exposed = [REQUEST_ID, header::RETRY_AFTER, header::CONTENT_DISPOSITION];
+    let truncated = HeaderName::from_static("x-truncated-tokens");
+    let exposed = [REQUEST_ID, header::RETRY_AFTER, header::CONTENT_DISPOSITION, truncated];
     let layer = CorsLayer::new()
         .allow_methods([Method::GET, Method::POST, Method::DELETE])
         .allow_headers(tower_http::cors::AllowHeaders::mirror_request())

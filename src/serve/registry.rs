@@ -204,7 +204,7 @@ impl Registry {
             Place::Whole { folder_key } => self.whole(self.blob(&folder_key, name)?).await?,
             Place::Adapter { folder_key, base, revision } => {
                 let folder = self.blob(&folder_key, name)?;
-                let base = self.base_of(&base).await?;
+                let base = self.recorded_base(&base).await?;
                 if let Some(revision) = revision {
                     tracing::debug!(name, revision, "the base's revision in training");
                 }
@@ -212,7 +212,7 @@ impl Registry {
             }
             Place::OutsideAdapter { source, base } => {
                 let folder = self.pull(&source).await?;
-                let base = self.base_of(&base).await?;
+                let base = self.recorded_base(&base).await?;
                 self.adapter(folder, base).await?
             }
             Place::Base => {
@@ -254,6 +254,18 @@ impl Registry {
             _ => self.pull(name).await?,
         };
         self.base(folder).await
+    }
+
+    /// The base of a model that stands here already. Naming it was allowed when the model was made, and it goes on answering when
+    /// `allow_pull` has become narrower since.
+    async fn recorded_base(&self, name: &str) -> Result<Arc<Base>, ServeError> {
+        match self.base_of(name).await {
+            Err(ServeError::Hub(error)) if !name.starts_with("file:") && matches!(*error, HubError::NotAllowed { .. }) => {
+                let folder = self.inner.hub.pull(name, |_| ()).await?.folder;
+                self.base(folder).await
+            }
+            result => result,
+        }
     }
 
     async fn base(&self, folder: PathBuf) -> Result<Arc<Base>, ServeError> {

@@ -70,6 +70,16 @@ fn open(device: Device) -> Result<(tunesmith_ml::Device, Kernels), Failure> {
     })
 }
 
+/// What a job would do.
+pub struct DryRun {
+    /// Its size.
+    pub plan: Plan,
+    /// How long it would take on this machine, if nothing else runs.
+    pub estimated_seconds: f64,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
 /// The size of a job that is not filed: rows, tokens, truncations, steps, memory. Blocks; call it off the runtime's threads.
 ///
 /// # Errors
@@ -81,7 +91,7 @@ pub fn plan(
     base: &Pulled,
     model: &str,
     files: (&FileRow, Option<&FileRow>),
-) -> Result<(Plan, Vec<String>), Failure> {
+) -> Result<DryRun, Failure> {
     let inputs = Inputs {
         spec,
         base_name: model.to_owned(),
@@ -92,6 +102,8 @@ pub fn plan(
     };
     let threads = config.threads_of_serving();
     let pool = tunesmith_ops::threads::build_pool(threads).map_err(|e| Failure::Panic(e.to_string()))?;
-    let (prepared, warnings) = pool.install(|| prepare(config, inputs, threads))?;
-    Ok((prepared.plan, warnings))
+    pool.install(|| {
+        let (prepared, warnings) = prepare(config, inputs, threads)?;
+        Ok(DryRun { estimated_seconds: prepared.estimated_seconds()?, plan: prepared.plan, warnings })
+    })
 }

@@ -78,6 +78,7 @@ async fn a_dry_run_counts_and_files_nothing() {
     assert_eq!((&plan["object"], &plan["train_rows"], &plan["eval_rows"]), (&json!("fine_tuning.job.plan"), &json!(36), &json!(4)));
     assert_eq!(plan["total_steps"], 9);
     assert!(plan["train_tokens"].as_u64().unwrap() > 36 * 3 && plan["estimated_memory_bytes"].as_u64().unwrap() > 0);
+    assert!(plan["estimated_seconds"].as_f64().unwrap() > 0.0);
     assert_eq!(server.get(JOBS).await.ok()["data"], json!([]));
 }
 

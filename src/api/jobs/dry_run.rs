@@ -43,6 +43,8 @@ pub struct DryRun {
     pub dtype: String,
     /// Memory at its peak.
     pub estimated_memory_bytes: u64,
+    /// Training time on this machine, if nothing else runs.
+    pub estimated_seconds: f64,
     /// The settings as the job would have them.
     #[schema(value_type = Object)]
     pub spec: serde_json::Value,
@@ -69,7 +71,8 @@ pub async fn plan(
     let echoed = serde_json::to_value(&spec).map_err(ApiError::internal)?;
     let (config, store, name) = (state.config.clone(), state.store.clone(), model.to_owned());
     let work = move || crate::worker::plan(&config, &store, spec, &pulled, &name, (&train, eval.as_ref()));
-    let (plan, found) = tokio::task::spawn_blocking(work).await.map_err(ApiError::internal)?.map_err(|e| e.to_job_error())?;
+    let run = tokio::task::spawn_blocking(work).await.map_err(ApiError::internal)?.map_err(|e| e.to_job_error())?;
+    let plan = run.plan;
     Ok(DryRun {
         object: "fine_tuning.job.plan",
         dry_run: true,
@@ -84,7 +87,8 @@ pub async fn plan(
         total_steps: plan.total_steps,
         dtype: plan.dtype,
         estimated_memory_bytes: plan.estimated_memory_bytes,
+        estimated_seconds: run.estimated_seconds,
         spec: echoed,
-        warnings: warnings.into_iter().chain(found).collect(),
+        warnings: warnings.into_iter().chain(run.warnings).collect(),
     })
 }

@@ -8,6 +8,7 @@ mod order;
 mod prepare;
 mod run;
 mod schedule;
+mod speed;
 mod state;
 
 pub use classifier::{Classifier, precision};
