@@ -83,7 +83,7 @@ class Server:
 
     def train(self, files, tuning, seed, a):
         """The settings of the peer: batches of 16, linear to zero without warm-up, LoRA without dropout on query and value."""
-        lora = {"type": "lora", "r": 8, "lora_alpha": 16, "lora_dropout": 0.0, "target_modules": ["query", "value"]}
+        lora = {"type": "lora", "r": 8, "lora_alpha": 16, "lora_dropout": 0.0, "target_modules": ["query", "value"], "modules_to_save": ["classifier"]}
         job = self.ask("/v1/fine_tuning/jobs", {
             "model": a.model, "training_file": files[0], "validation_file": files[1], "seed": seed, "task": "classification",
             "tuning": lora if tuning == "lora" else {"type": "full"},

@@ -51,7 +51,7 @@ fn flags() -> Result<Flags, Box<dyn std::error::Error>> {
 fn spec(f: &Flags) -> Result<JobSpec, serde_json::Error> {
     let tuning = match f.tuning.as_str() {
         "lora" => json!({"type": "lora", "r": 8, "lora_alpha": 16.0, "lora_dropout": 0.0, "use_rslora": false,
-            "target_modules": ["query", "value"], "modules_to_save": null}),
+            "target_modules": ["query", "value"], "modules_to_save": ["classifier"]}),
         other => json!({"type": other}),
     };
     serde_json::from_value(json!({
