@@ -98,14 +98,20 @@ async fn a_cancelled_job_frees_its_worker_within_a_step() {
     server.post("/v1/classify", &json!({"model": kept, "input": "row 03"})).await.ok();
 }
 
+/// A job whose worker has so many rows to check that it can be met at it.
+async fn job_in_validation(server: &Server) -> String {
+    let long = "the market rose and the market fell ".repeat(8);
+    let rows: String = (0..20_000).map(|i| format!("{}\n", json!({"text": format!("{long} {i}"), "label": i % 2}))).collect();
+    let file = upload(server, rows).await;
+    let id = file_job(server, &request(&file, json!({"max_steps": 2}))).await;
+    until_job(server, &id, "that its worker checks", |j| j["status"] == "validating_files" && j["queue"].is_null()).await;
+    id
+}
+
 #[tokio::test]
 async fn a_pause_during_validation_keeps_the_job_from_running() {
     let server = server();
-    let long = "the market rose and the market fell ".repeat(8);
-    let rows: String = (0..20_000).map(|i| format!("{}\n", json!({"text": format!("{long} {i}"), "label": i % 2}))).collect();
-    let file = upload(&server, rows).await;
-    let id = file_job(&server, &request(&file, json!({"max_steps": 2}))).await;
-    until_job(&server, &id, "that its worker checks", |j| j["status"] == "validating_files" && j["queue"].is_null()).await;
+    let id = job_in_validation(&server).await;
     act(&server, &id, "pause").await;
     let paused = until_job(&server, &id, "that is paused", |j| j["status"] == "paused").await;
     assert_eq!(paused["progress"]["step"], 0);
@@ -117,11 +123,7 @@ async fn a_pause_during_validation_keeps_the_job_from_running() {
 #[tokio::test]
 async fn a_cancel_during_validation_ends_the_job() {
     let server = server();
-    let long = "the market rose and the market fell ".repeat(8);
-    let rows: String = (0..20_000).map(|i| format!("{}\n", json!({"text": format!("{long} {i}"), "label": i % 2}))).collect();
-    let file = upload(&server, rows).await;
-    let id = file_job(&server, &request(&file, json!({"max_steps": 2}))).await;
-    until_job(&server, &id, "that its worker checks", |j| j["status"] == "validating_files" && j["queue"].is_null()).await;
+    let id = job_in_validation(&server).await;
     assert_eq!(act(&server, &id, "cancel").await["status"], "cancelled");
     let next = file_job(&server, &request(&upload(&server, twenty_rows()).await, json!({"max_steps": 3}))).await;
     succeeded(&server, &next).await;

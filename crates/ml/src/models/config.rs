@@ -204,6 +204,11 @@ impl EncoderConfig {
         })
     }
 
+    /// Elements of the weights of all blocks' linear layers.
+    pub fn linear_elements(&self) -> usize {
+        self.layers * (4 * self.hidden * self.hidden + 2 * self.hidden * self.intermediate)
+    }
+
     /// Tokens that fit into the position embedding.
     pub fn max_tokens(&self) -> usize {
         self.max_positions.saturating_sub(self.position_offset as usize).max(1)

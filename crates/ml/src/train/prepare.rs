@@ -161,7 +161,7 @@ impl Prepared {
 /// Bytes at the peak: weights, packed weights, optimiser state, and the activations that one micro-batch keeps.
 pub fn estimate_memory(config: &EncoderConfig, spec: &JobSpec, lengths: &[usize], precision: Precision) -> u64 {
     let c = config;
-    let linear = c.layers * (4 * c.hidden * c.hidden + 2 * c.hidden * c.intermediate);
+    let linear = c.linear_elements();
     let tables = (c.vocab_size + c.max_positions + c.type_vocab_size) * c.hidden;
     let head = c.hidden * (c.hidden + outputs(spec));
     let packed = 2 * linear * if precision == Precision::Bf16 { 2 } else { 4 };

@@ -23,7 +23,6 @@ impl Prepared {
     /// If the base's configuration cannot be read.
     pub fn estimated_seconds(&self) -> Result<f64> {
         let c = EncoderConfig::read(&self.job.base_folder)?;
-        let linear = c.layers * (4 * c.hidden * c.hidden + 2 * c.hidden * c.intermediate);
         // Forward, the gradient of inputs, and where weights are trained their gradient.
         let passes = match self.job.spec.tuning {
             Tuning::Full => 3.0,
@@ -38,7 +37,7 @@ impl Prepared {
         };
         let rows_per_step = (rows_per_micro_batch * settings.gradient_accumulation_steps as f64).min(self.plan.train_rows as f64);
         let tokens = self.plan.total_steps as f64 * rows_per_step * tokens_per_row;
-        Ok(tokens * 2.0 * linear as f64 * passes * BESIDE_PRODUCTS / rate(c.intermediate, c.hidden, self.precision))
+        Ok(tokens * 2.0 * c.linear_elements() as f64 * passes * BESIDE_PRODUCTS / rate(c.intermediate, c.hidden, self.precision))
     }
 }
 
