@@ -71,7 +71,7 @@ pub struct Limits {
     pub max_body_bytes: u64,
     /// Seconds that a request other than an upload may take until its answer begins.
     pub request_timeout_seconds: u64,
-    /// Seconds that a body may stand still.
+    /// Seconds that a body may stand still, and that a request's head may take.
     pub body_idle_seconds: u64,
 }
 

@@ -19,6 +19,7 @@ pub mod host;
 pub mod jobs;
 pub mod layers;
 mod linger;
+mod listen;
 pub mod models;
 pub mod openapi;
 pub mod paging;
@@ -40,6 +41,7 @@ use tower_http::timeout::RequestBodyTimeoutLayer;
 use utoipa_axum::router::OpenApiRouter;
 
 pub use error::ApiError;
+pub use listen::serve;
 pub use state::AppState;
 
 /// Every documented route. `quick` ones must begin to answer in time; uploads may take as long as bytes come.

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -62,31 +61,19 @@ async fn serve(config: Config, addresses: &[SocketAddr]) -> anyhow::Result<()> {
     let workers = Supervisor::start(store.clone(), config.clone(), shutdown.clone()).await?;
     announce(address);
     let app = api::router(state);
-    // Events and small answers go out at once, and not when the last packet was acknowledged.
-    let listener = listener.tap_io(|connection| {
-        if let Err(error) = connection.set_nodelay(true) {
-            tracing::debug!(%error, "a connection keeps Nagle's delay");
-        }
-    });
-    let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let head_limit = Duration::from_secs(config.limits.body_idle_seconds);
     let requests = async {
-        let result = tokio::select! {
-            result = server.into_future() => result,
-            () = overtime(&shutdown) => {
-                tracing::warn!("requests that still ran were broken off");
-                Ok(())
-            }
-        };
-        // However the server ended, its workers end with it.
-        shutdown.cancel();
-        result
+        tokio::select! {
+            () = api::serve(listener, app, head_limit, shutdown.clone()) => {}
+            () = overtime(&shutdown) => tracing::warn!("requests that still ran were broken off"),
+        }
     };
-    let (result, ()) = tokio::join!(requests, workers.ended());
+    let ((), ()) = tokio::join!(requests, workers.ended());
     signals.abort();
     store.close().await;
     tracing::info!("ended");
     drop(lock);
-    Ok(result?)
+    Ok(())
 }
 
 /// The one line on standard output: programs that start a server wait for it. Nobody has to listen.

@@ -10,8 +10,8 @@ use tunesmith_hub::Pulled;
 use tunesmith_ml::eval::{EvalReport, report};
 use tunesmith_ml::infer::{DEFAULT_THRESHOLD, ServedBase, ServedClassifier, classify};
 use tunesmith_ml::spec::Tuning;
-use tunesmith_ml::text::Encoded;
-use tunesmith_ml::train::{Finished, LossSettings, Plan};
+use tunesmith_ml::text::{Encoded, by_tokens};
+use tunesmith_ml::train::{EVAL_TOKENS, Finished, LossSettings, Plan};
 use tunesmith_store::{FileId, JobReport, JobRow, Keys, LeaseToken, ModelKind, NewFile, NewModel};
 
 use super::card::Card;
@@ -85,9 +85,6 @@ async fn evaluate(machine: &Machine, ended: &Ended<'_>) -> Result<Option<EvalRep
     tokio::task::spawn_blocking(work).await.map_err(|e| Failure::Panic(e.to_string()))?.map(Some)
 }
 
-/// Tokens in a batch of the evaluation.
-const BATCH_TOKENS: usize = 4096;
-
 fn evaluate_folder(
     model: &Path,
     base: Option<&std::path::PathBuf>,
@@ -102,18 +99,10 @@ fn evaluate_folder(
         None => ServedClassifier::whole(Arc::new(ServedBase::load(model)?), model)?,
     };
     let mut logits = Vec::new();
-    let mut batch = Vec::new();
-    let mut filled = 0;
-    for row in tokens {
-        if filled + row.ids.len() > BATCH_TOKENS && !batch.is_empty() {
-            logits.extend(classify(&batch)?.concat());
-            batch.clear();
-            filled = 0;
-        }
-        filled += row.ids.len();
-        batch.push((row, &classifier));
+    for batch in by_tokens(tokens.iter().map(|row| row.ids.len()), EVAL_TOKENS) {
+        let rows: Vec<_> = tokens[batch].iter().map(|row| (row, &classifier)).collect();
+        logits.extend(classify(&rows)?.concat());
     }
-    logits.extend(classify(&batch)?.concat());
     Ok(report(rows, &logits, labels, loss, DEFAULT_THRESHOLD, started.elapsed()))
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use tunesmith_hub::{Hub, Progress, Pulled};
+use tunesmith_ml::error::MlError;
 use tunesmith_ml::spec::JobSpec;
 use tunesmith_ml::train::{Control, Finished, Outcome, Plan, Prepared};
 use tunesmith_store::{JobRow, LeaseToken, NewEvent, Staging, Store, model_name};
@@ -66,7 +67,10 @@ async fn run(machine: &Machine, lease: &LeaseToken, job: &JobRow, wish: &Wish) -
     let mut spec: JobSpec =
         serde_json::from_value(job.spec.clone()).map_err(|e| Failure::Panic(format!("the stored settings cannot be read: {e}")))?;
     let staging = machine.store.blobs().staging(&job.id.to_string())?;
-    let (prepared, warnings) = prepared(machine, job, &spec, &base, &staging).await?;
+    let (prepared, warnings) = match prepared(machine, job, &spec, &base, &staging, wish).await {
+        Err(Failure::Ml(MlError::Interrupted)) => return leave(machine, lease, wish).await,
+        other => other?,
+    };
     spec.training.max_length = Some(prepared.plan.max_length);
     let estimate = i64::try_from(prepared.plan.estimated_memory_bytes).ok();
     machine.store.update_spec(lease, &serde_json::to_value(&spec).unwrap_or_default(), estimate).await?;
@@ -152,6 +156,7 @@ async fn prepared(
     spec: &JobSpec,
     base: &Pulled,
     staging: &Staging,
+    wish: &Wish,
 ) -> Result<(Prepared, Vec<String>), Failure> {
     let file = |row| LocalFile::of(&machine.store, &row);
     let train = file(machine.store.file(job.training_file).await?)?;
@@ -167,8 +172,8 @@ async fn prepared(
         eval,
         work_dir: staging.path().to_owned(),
     };
-    let (config, threads) = (machine.config.clone(), machine.threads);
-    blocking(machine, move || prepare(&config, inputs, threads)).await
+    let (config, threads, wish) = (machine.config.clone(), machine.threads, wish.clone());
+    blocking(machine, move || prepare(&config, inputs, threads, &|| wish.control() == Control::Continue)).await
 }
 
 async fn train(

@@ -32,8 +32,13 @@ pub struct Inputs {
 /// Reads and tokenises the rows, on the current pool's threads.
 ///
 /// # Errors
-/// If the data, the model or a setting cannot be used.
-pub fn prepare(config: &Config, inputs: Inputs, threads: usize) -> Result<(Prepared, Vec<String>), Failure> {
+/// If the data, the model or a setting cannot be used, or `go_on` says no meanwhile.
+pub fn prepare(
+    config: &Config,
+    inputs: Inputs,
+    threads: usize,
+    go_on: &(dyn Fn() -> bool + Sync),
+) -> Result<(Prepared, Vec<String>), Failure> {
     let rows = read_rows(config, &inputs.spec, &inputs.train, inputs.eval.as_ref())?;
     let (device, kernels) = open(config.device)?;
     let job = TrainJob {
@@ -48,7 +53,7 @@ pub fn prepare(config: &Config, inputs: Inputs, threads: usize) -> Result<(Prepa
         kernels,
         threads,
     };
-    let prepared = Prepared::new(job)?;
+    let prepared = Prepared::new(job, go_on)?;
     let mut warnings = rows.warnings;
     if prepared.plan.truncated_rows > 0 {
         let p = &prepared.plan;
@@ -103,7 +108,7 @@ pub fn plan(
     let threads = config.threads_of_serving();
     let pool = tunesmith_ops::threads::build_pool(threads).map_err(|e| Failure::Panic(e.to_string()))?;
     pool.install(|| {
-        let (prepared, warnings) = prepare(config, inputs, threads)?;
+        let (prepared, warnings) = prepare(config, inputs, threads, &|| true)?;
         Ok(DryRun { estimated_seconds: prepared.estimated_seconds()?, plan: prepared.plan, warnings })
     })
 }

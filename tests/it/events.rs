@@ -112,6 +112,19 @@ async fn a_stream_follows_a_worker_in_another_process_to_the_end() {
 }
 
 #[tokio::test]
+async fn a_silent_stream_is_kept_open_by_comments() {
+    let server = Server::start();
+    let file = server.data_set().await;
+    let job = server.job(&file).await["id"].as_str().unwrap().to_owned();
+    let mut stream = open(&server, &job, None).await;
+    let mut text = String::new();
+    while !text.contains("\n: keep-alive") && !text.starts_with(": keep-alive") {
+        let chunk = tokio::time::timeout(Duration::from_secs(60), stream.chunk()).await.expect("a comment within 15 s").unwrap();
+        text.push_str(std::str::from_utf8(&chunk.expect("the stream stays open")).unwrap());
+    }
+}
+
+#[tokio::test]
 async fn many_streams_follow_one_job() {
     let server = Server::start();
     let file = server.data_set().await;

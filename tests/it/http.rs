@@ -149,6 +149,31 @@ async fn a_body_that_stands_still_is_408() {
     assert_eq!(answer(form.body(stalled(part))).await.error(408)["code"], "request_timeout");
 }
 
+#[tokio::test]
+async fn an_answer_that_does_not_begin_in_time_is_503() {
+    let folder = std::sync::Arc::new(tempfile::tempdir().unwrap());
+    std::fs::write(folder.path().join("tunesmith.toml"), "[limits]\nrequest_timeout_seconds = 1\n").unwrap();
+    let server = Server::in_folder(folder, &[]);
+    let json = server.request(Method::POST, "/v1/fine_tuning/jobs").header("content-type", "application/json");
+    let late = answer(json.body(stalled("{\"model\":"))).await;
+    assert_eq!(late.header("retry-after"), "5");
+    assert_eq!(late.error(503)["code"], "timeout");
+}
+
+#[test]
+fn a_head_that_stands_still_is_hung_up_on() {
+    use std::io::{Read, Write};
+    let folder = std::sync::Arc::new(tempfile::tempdir().unwrap());
+    std::fs::write(folder.path().join("tunesmith.toml"), "[limits]\nbody_idle_seconds = 1\n").unwrap();
+    let server = Server::in_folder(folder, &[]);
+    let mut connection = std::net::TcpStream::connect(server.url.trim_start_matches("http://")).unwrap();
+    write!(connection, "GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow:").unwrap();
+    connection.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+    let mut text = String::new();
+    connection.read_to_string(&mut text).expect("the server hangs up by itself");
+    assert!(!text.contains("200 OK"), "{text}");
+}
+
 /// A client that sends all of its body before it looks for an answer.
 #[test]
 fn a_client_that_does_not_listen_while_it_sends_still_gets_its_answer() {

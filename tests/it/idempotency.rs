@@ -32,6 +32,19 @@ async fn the_same_key_files_one_job() {
 }
 
 #[tokio::test]
+async fn the_same_key_answers_the_job_though_its_file_is_gone() {
+    let server = Server::start();
+    let file = server.data_set().await;
+    let body = job_request(&file).to_string();
+    let first = file_job(&server, "k", &body).await.ok();
+    let path = format!("{JOBS}/{}", first["id"].as_str().unwrap());
+    server.post(&format!("{path}/cancel"), &json!({})).await.ok();
+    server.delete(&format!("/v1/files/{file}")).await.ok();
+    assert_eq!(file_job(&server, "k", &body).await.ok()["id"], first["id"]);
+    assert_eq!(file_job(&server, "k2", &body).await.error(404)["code"], "file_not_found");
+}
+
+#[tokio::test]
 async fn another_body_under_the_same_key_is_409() {
     let server = Server::start();
     let file = server.data_set().await;

@@ -49,6 +49,9 @@ pub enum MlError {
     /// Tokenisation failed.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
+    /// The caller wanted something else before the rows were ready.
+    #[error("interrupted")]
+    Interrupted,
     /// The caller's hooks failed; training cannot go on.
     #[error("{0}")]
     Observer(String),

@@ -188,15 +188,26 @@ impl JobRow {
 }
 
 impl Store {
+    /// The job that the same idempotency key and body made within the last 24 hours.
+    ///
+    /// # Errors
+    /// [`StoreError::IdempotencyConflict`] if the key came with another body.
+    pub async fn earlier_job(&self, asked: &Idempotency) -> Result<Option<JobRow>> {
+        let mut conn = self.reader().acquire().await?;
+        earlier_job(&mut conn, asked, self.now()).await
+    }
+
     /// Files a job, or answers the one that the same idempotency key made before.
     pub async fn create_job(&self, new: NewJob) -> Result<Created> {
         let now = self.now();
         let mut writer = self.writer().await;
         let mut tx = writer.begin().await?;
-        if let Some(idempotency) = &new.idempotency
-            && let Some(job) = earlier_job(&mut tx, idempotency, now).await?
-        {
-            return Ok(Created::Replayed(job));
+        if let Some(idempotency) = &new.idempotency {
+            if let Some(job) = earlier_job(&mut tx, idempotency, now).await? {
+                return Ok(Created::Replayed(job));
+            }
+            // One that has expired.
+            sqlx::query("DELETE FROM idempotency WHERE idempotency_key = $1").bind(&idempotency.key).execute(&mut *tx).await?;
         }
         for file in [Some(new.training_file), new.validation_file].into_iter().flatten() {
             files::load(&mut tx, file).await?;
@@ -273,15 +284,12 @@ pub(crate) async fn load(conn: &mut SqliteConnection, id: JobId) -> Result<JobRo
 }
 
 async fn earlier_job(conn: &mut SqliteConnection, asked: &Idempotency, now: i64) -> Result<Option<JobRow>> {
-    sqlx::query("DELETE FROM idempotency WHERE idempotency_key = $1 AND created_at <= $2")
-        .bind(&asked.key)
-        .bind(now - IDEMPOTENCY_MS)
-        .execute(&mut *conn)
-        .await?;
-    let found: Option<(String, String)> = sqlx::query_as("SELECT body_sha256, job_id FROM idempotency WHERE idempotency_key = $1")
-        .bind(&asked.key)
-        .fetch_optional(&mut *conn)
-        .await?;
+    let found: Option<(String, String)> =
+        sqlx::query_as("SELECT body_sha256, job_id FROM idempotency WHERE idempotency_key = $1 AND created_at > $2")
+            .bind(&asked.key)
+            .bind(now - IDEMPOTENCY_MS)
+            .fetch_optional(&mut *conn)
+            .await?;
     let Some((body, job)) = found else {
         return Ok(None);
     };

@@ -53,6 +53,12 @@ pub fn create_route() -> UtoipaMethodRouter<AppState> {
         (status = 507, description = "The disk is full", body = ErrorBody)))]
 async fn create(State(state): State<AppState>, headers: HeaderMap, ApiJson(request): ApiJson<JobRequest>) -> Result<Response, ApiError> {
     let idempotency = idempotency(&headers, &request)?;
+    // Before anything else is looked at: the first request's file may be gone by now.
+    if let Some(asked) = &idempotency
+        && let Some(job) = state.store.earlier_job(asked).await?
+    {
+        return Ok(Json(JobObject::of(&state, job).await?).into_response());
+    }
     let (train_row, train) = training_data(&state, &request.training_file, "training_file").await?;
     let (eval_row, eval) = match &request.validation_file {
         Some(id) => {

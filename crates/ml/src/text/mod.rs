@@ -2,4 +2,4 @@
 
 mod tokenize;
 
-pub use tokenize::{Encoded, TextTokenizer, TokenPiece};
+pub use tokenize::{Encoded, TextTokenizer, TokenPiece, by_tokens};

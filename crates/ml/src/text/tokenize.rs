@@ -1,5 +1,6 @@
 //! Tokenisation with truncation that is counted, for training and serving alike.
 
+use std::ops::Range;
 use std::path::Path;
 
 use rayon::prelude::*;
@@ -160,6 +161,23 @@ impl TextTokenizer {
         }
         Ok((text, 0))
     }
+}
+
+/// Cuts rows of the given token counts into ranges of at most `limit` tokens; a row longer than that stands alone.
+pub fn by_tokens(lengths: impl Iterator<Item = usize>, limit: usize) -> Vec<Range<usize>> {
+    let mut batches: Vec<Range<usize>> = Vec::new();
+    let mut filled = 0;
+    for (row, tokens) in lengths.enumerate() {
+        match batches.last_mut() {
+            Some(batch) if filled + tokens <= limit => batch.end = row + 1,
+            _ => {
+                batches.push(row..row + 1);
+                filled = 0;
+            }
+        }
+        filled += tokens;
+    }
+    batches
 }
 
 /// Whether `model_input_names` of tokenizer_config.json lets segment ids reach the model, as in `transformers`, where a

@@ -11,10 +11,10 @@ use super::run::Run;
 use crate::error::{MlError, Result};
 use crate::eval::{EvalReport, report};
 use crate::infer::DEFAULT_THRESHOLD;
-use crate::text::Encoded;
+use crate::text::{Encoded, by_tokens};
 
 /// Tokens in an evaluation batch.
-const EVAL_TOKENS: usize = 4096;
+pub const EVAL_TOKENS: usize = 4096;
 
 /// An evaluation's figures that say "smaller is better".
 fn smaller_is_better(metric: &str) -> bool {
@@ -90,23 +90,12 @@ fn logits(
     mut run: impl FnMut(&[usize]) -> Result<Vec<f32>>,
 ) -> Result<ControlFlow<Control, Vec<f32>>> {
     let mut all = Vec::new();
-    let mut batch: Vec<usize> = Vec::new();
-    let mut tokens = 0;
-    for (i, row) in rows.iter().enumerate() {
-        if !batch.is_empty() && tokens + row.ids.len() > EVAL_TOKENS {
-            match observer.control() {
-                Control::Continue => {}
-                other => return Ok(ControlFlow::Break(other)),
-            }
-            all.extend(run(&batch)?);
-            batch.clear();
-            tokens = 0;
+    for batch in by_tokens(rows.iter().map(|r| r.ids.len()), EVAL_TOKENS) {
+        match observer.control() {
+            Control::Continue => {}
+            other => return Ok(ControlFlow::Break(other)),
         }
-        batch.push(i);
-        tokens += row.ids.len();
-    }
-    if !batch.is_empty() {
-        all.extend(run(&batch)?);
+        all.extend(run(&batch.collect::<Vec<_>>())?);
     }
     Ok(ControlFlow::Continue(all))
 }

@@ -12,6 +12,7 @@ mod speed;
 mod state;
 
 pub use classifier::{Classifier, precision};
+pub use evaluate::EVAL_TOKENS;
 pub use loss::{LossSettings, class_weights, loss};
 pub use observer::{CheckpointReady, Control, Level, Observer, Progress};
 pub use order::{EpochOrder, Step};

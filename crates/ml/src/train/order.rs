@@ -3,6 +3,7 @@
 
 use crate::models::Stream;
 use crate::spec::TrainingSpec;
+use crate::text::by_tokens;
 
 /// One optimiser step: its micro-batches of row numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,8 +36,8 @@ impl EpochOrder {
         for i in (1..rows.len()).rev() {
             rows.swap(i, stream.below(i + 1));
         }
-        let micro_batches = match spec.max_tokens_per_batch {
-            Some(limit) => by_tokens(&rows, lengths, limit),
+        let micro_batches: Vec<Vec<usize>> = match spec.max_tokens_per_batch {
+            Some(limit) => by_tokens(rows.iter().map(|r| lengths[*r]), limit).into_iter().map(|range| rows[range].to_vec()).collect(),
             None => rows.chunks(spec.per_device_train_batch_size.max(1)).map(<[usize]>::to_vec).collect(),
         };
         let mut first = 0;
@@ -47,23 +48,6 @@ impl EpochOrder {
         });
         Self { steps: steps.collect() }
     }
-}
-
-/// Fills micro-batches up to `limit` tokens; a row longer than that stands alone.
-fn by_tokens(rows: &[usize], lengths: &[usize], limit: usize) -> Vec<Vec<usize>> {
-    let mut batches: Vec<Vec<usize>> = Vec::new();
-    let mut tokens = 0;
-    for &row in rows {
-        match batches.last_mut() {
-            Some(batch) if tokens + lengths[row] <= limit => batch.push(row),
-            _ => {
-                batches.push(vec![row]);
-                tokens = 0;
-            }
-        }
-        tokens += lengths[row];
-    }
-    batches
 }
 
 /// Optimiser steps of the whole job.

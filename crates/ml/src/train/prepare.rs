@@ -94,11 +94,12 @@ pub fn base_limit(folder: &Path, config: &EncoderConfig) -> usize {
 const DEFAULT_MAX_LENGTH: usize = 512;
 
 impl Prepared {
-    /// Reads the base's configuration and tokenizer, and tokenises every row on all threads.
+    /// Reads the base's configuration and tokenizer, and tokenises every row on all threads. `go_on` is asked before each row.
     ///
     /// # Errors
-    /// If the base cannot be used, a setting contradicts it, or no training row is left.
-    pub fn new(job: TrainJob) -> Result<Self> {
+    /// If the base cannot be used, a setting contradicts it, or no training row is left; [`MlError::Interrupted`] when
+    /// `go_on` says no.
+    pub fn new(job: TrainJob, go_on: &(dyn Fn() -> bool + Sync)) -> Result<Self> {
         let config = EncoderConfig::read(&job.base_folder)?;
         let limit = config.max_tokens();
         let max_length = match job.spec.training.max_length {
@@ -106,7 +107,10 @@ impl Prepared {
             None => base_limit(&job.base_folder, &config).min(DEFAULT_MAX_LENGTH),
         };
         let tokenizer = TextTokenizer::read(&job.base_folder, max_length, config.vocab_size)?;
-        let text = |e: &Example| -> Result<Encoded> { tokenizer.encode(&e.text, e.text_pair.as_deref()) };
+        let text = |e: &Example| match go_on() {
+            true => tokenizer.encode(&e.text, e.text_pair.as_deref()),
+            false => Err(MlError::Interrupted),
+        };
         let encode = |rows: &[Example]| {
             use rayon::prelude::*;
             rows.par_iter().map(text).collect::<Result<Vec<_>>>()

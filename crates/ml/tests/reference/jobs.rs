@@ -149,7 +149,7 @@ impl Job {
     }
 
     fn prepare_in(&self, work_dir: &Path) -> Result<Prepared> {
-        Prepared::new(TrainJob {
+        let job = TrainJob {
             spec: self.spec.clone(),
             base_folder: self.base.clone(),
             base_name: "tiny".into(),
@@ -160,7 +160,8 @@ impl Job {
             device: Device::Cpu,
             kernels: self.kernels,
             threads: 1,
-        })
+        };
+        Prepared::new(job, &|| true)
     }
 
     pub fn run(&self, resume: Option<&Path>, recorder: &mut Recorder) -> Result<Outcome> {
