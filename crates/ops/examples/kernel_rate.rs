@@ -57,7 +57,17 @@ fn all() {
         let (mut out, mut lse) = (vec![0.0; q.len()], vec![0.0; tokens * 12]);
         let (mut dq, mut dk, mut dv) = (out.clone(), out.clone(), out.clone());
         for dropout in [None, Some(AttentionDropout { key, row_ids: &ids })] {
-            let spec = AttentionSpec { cu_seqlens: &borders, heads: 12, head_dim: 32, scale: 0.177, causal: false, dropout };
+            let spec = AttentionSpec {
+                cu_seqlens: &borders,
+                heads: 12,
+                kv_heads: 12,
+                head_dim: 32,
+                scale: 0.177,
+                causal: false,
+                window: None,
+                softcap: None,
+                dropout,
+            };
             let mark = if dropout.is_some() { " dropout" } else { "" };
             let flops = 4 * tokens * length * HIDDEN;
             report(&format!("attention {count}x{length}{mark} (GF/s)"), flops, || attention(&q, &q, &q, &spec, &mut out, &mut lse));

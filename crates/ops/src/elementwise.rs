@@ -2,7 +2,7 @@
 //!
 //! The loops name no vectors: compiled with an instruction set's features they become vector code, with the same bits.
 
-use crate::simd::{Simd, dispatch};
+use crate::simd::{Simd, dispatch, math};
 use rayon::prelude::*;
 
 /// Elements per task, and per partial sum.
@@ -33,6 +33,17 @@ pub fn scale(x: &mut [f32], factor: f32) {
     x.par_chunks_mut(CHUNK).for_each(|x| scale_chunk(x, factor));
 }
 
+/// `x = cap · tanh(x / cap)`.
+pub fn softcap(x: &mut [f32], cap: f32) {
+    x.par_chunks_mut(CHUNK).for_each(|x| softcap_chunk(x, cap));
+}
+
+/// The gradient of [`softcap`] from what it wrote, y: `dy *= 1 − (y / cap)²`.
+pub fn softcap_backward(y: &[f32], dy: &mut [f32], cap: f32) {
+    same("softcap_backward", y.len(), dy.len());
+    dy.par_chunks_mut(CHUNK).zip(y.par_chunks(CHUNK)).for_each(|(dy, y)| softcap_slopes(y, dy, cap));
+}
+
 /// `out[c] += Σ_rows dy[row, c]`, rows in order. dy `[rows, n]`, out `[n]`.
 pub fn column_sums(dy: &[f32], n: usize, out: &mut [f32]) {
     same("column_sums", n, out.len());
@@ -49,6 +60,8 @@ pub fn sum_squares(x: &[f32]) -> f64 {
 dispatch! { fn add_chunk(a: &[f32], b: &[f32], y: &mut [f32]) = add_with; }
 dispatch! { fn add_assign_chunk(y: &mut [f32], x: &[f32]) = add_assign_with; }
 dispatch! { fn scale_chunk(x: &mut [f32], factor: f32) = scale_with; }
+dispatch! { fn softcap_chunk(x: &mut [f32], cap: f32) = softcap_with; }
+dispatch! { fn softcap_slopes(y: &[f32], dy: &mut [f32], cap: f32) = softcap_slopes_with; }
 dispatch! { fn column_block(dy: &[f32], n: usize, first: usize, out: &mut [f32]) = column_block_with; }
 dispatch! { fn sum_squares_chunk(x: &[f32]) -> f64 = sum_squares_with; }
 
@@ -70,6 +83,22 @@ fn add_assign_with<S: Simd>(_: S, y: &mut [f32], x: &[f32]) {
 fn scale_with<S: Simd>(_: S, x: &mut [f32], factor: f32) {
     for x in x {
         *x *= factor;
+    }
+}
+
+#[inline(always)]
+fn softcap_with<S: Simd>(s: S, x: &mut [f32], cap: f32) {
+    let cap = s.splat(cap);
+    for x in x.chunks_mut(S::LANES) {
+        s.store_some(s.mul(cap, math::tanh(s, s.div(s.load_some(x), cap))), x);
+    }
+}
+
+#[inline(always)]
+fn softcap_slopes_with<S: Simd>(_: S, y: &[f32], dy: &mut [f32], cap: f32) {
+    for (dy, y) in dy.iter_mut().zip(y) {
+        let t = y / cap;
+        *dy *= 1.0 - t * t;
     }
 }
 

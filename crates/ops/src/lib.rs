@@ -9,13 +9,18 @@
 pub mod activation;
 pub mod attention;
 pub mod cpu;
+pub mod cross_entropy;
 pub mod dropout;
 pub mod elementwise;
 pub mod embedding;
+pub mod glu;
 pub mod half;
 pub mod matmul;
 pub mod mmap;
 pub mod norm;
 pub mod optim;
+pub mod paged;
+mod rms;
+pub mod rope;
 mod simd;
 pub mod threads;

@@ -6,6 +6,8 @@
 use crate::simd::{Simd, dispatch};
 use rayon::prelude::*;
 
+pub use crate::rms::{rms_norm, rms_norm_backward};
+
 /// Rows per task, and per partial sum of the parameters' gradients.
 const BLOCK: usize = 32;
 

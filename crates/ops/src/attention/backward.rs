@@ -66,31 +66,63 @@ fn fill_with<S: Kernels>(s: S, head: &Head, t: &Tensors, mut scratch: &mut [f32]
     let (across, along) = (right_len::<S>(len, dim), right_len::<S>(dim, len));
     let (block, gradient) = (query_block::<S>() * KEY_BLOCK, len * padded);
     let rest = &mut scratch;
-    let sides = Sides {
-        keys: head.pack_across::<S>(t.k, take(rest, across)),
-        values: head.pack_across::<S>(t.v, take(rest, across)),
-        k: head.pack_along::<S>(t.k, take(rest, along)),
-        q: head.pack_along::<S>(t.q, take(rest, along)),
-        dout: head.pack_along::<S>(t.dout, take(rest, along)),
-    };
+    let keys = head.pack_kv_across::<S>(t.k, take(rest, across));
+    let values = head.pack_kv_across::<S>(t.v, take(rest, across));
+    let k = head.pack_kv_along::<S>(t.k, take(rest, along));
+    let (q, dout) = (take(rest, along), take(rest, along));
     let (kept, slopes) = (take(rest, block), take(rest, block));
     let (dq, dk, dv) = (take(rest, gradient), take(rest, gradient), take(rest, gradient));
     let delta = take(rest, len);
-    for (i, delta) in delta.iter_mut().enumerate() {
-        *delta = dot(s, &t.dout[head.at(i)..][..dim], &t.out[head.at(i)..][..dim]);
+    dk.fill(0.0);
+    dv.fill(0.0);
+    for member in 0..head.group() {
+        let head = &Head { head: head.head + member, ..*head };
+        let sides = Sides { keys, values, k, q: head.pack_along::<S>(t.q, q), dout: head.pack_along::<S>(t.dout, dout) };
+        for (i, delta) in delta.iter_mut().enumerate() {
+            *delta = dot(s, &t.dout[head.at(i)..][..dim], &t.out[head.at(i)..][..dim]);
+        }
+        dq.fill(0.0);
+        fill_head(s, head, t, &sides, delta, kept, slopes, dq, dk, dv);
+        write_out(dq, t.dq, padded, dim, |i| head.at(i));
     }
-    for sums in [&mut *dq, &mut *dk, &mut *dv] {
-        sums.fill(0.0);
+    write_out(dk, t.dk, padded, dim, |i| head.kv_at(i));
+    write_out(dv, t.dv, padded, dim, |i| head.kv_at(i));
+}
+
+/// Copies rows of sums to where each begins.
+fn write_out(sums: &[f32], to: Shared, padded: usize, dim: usize, at: impl Fn(usize) -> usize) {
+    for (i, sums) in sums.chunks_exact(padded).enumerate() {
+        // SAFETY: no other task has this head of this token; the index is within the checked lengths.
+        let out = unsafe { std::slice::from_raw_parts_mut(to.ptr().add(at(i)), dim) };
+        out.copy_from_slice(&sums[..dim]);
     }
+}
+
+/// Adds one query head's part to the gradients.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+fn fill_head<S: Kernels>(
+    s: S,
+    head: &Head,
+    t: &Tensors,
+    sides: &Sides,
+    delta: &[f32],
+    kept: &mut [f32],
+    slopes: &mut [f32],
+    dq: &mut [f32],
+    dk: &mut [f32],
+    dv: &mut [f32],
+) {
+    let (dim, padded, len) = (head.spec.head_dim, head.padded::<S>(), head.len);
     let panels = 0..panel_count(dim, S::LANES);
     for keys in (0..len).step_by(KEY_BLOCK) {
         for queries in (0..len).step_by(query_block::<S>()) {
             let rows = (len - queries).min(query_block::<S>());
             let here = head.visible(queries + rows - 1, keys);
-            if here == 0 {
+            if here <= head.hidden(queries, keys) {
                 continue;
             }
-            fill_block(s, head, t, &sides, delta, kept, slopes, queries, rows, keys, here);
+            fill_block(s, head, t, sides, delta, kept, slopes, queries, rows, keys, here);
             let by_query = Left { ptr: slopes.as_ptr(), row: KEY_BLOCK, step: 1 };
             let slopes_by_key = Left { ptr: slopes.as_ptr(), row: 1, step: KEY_BLOCK };
             let kept_by_key = Left { ptr: kept.as_ptr(), row: 1, step: KEY_BLOCK };
@@ -103,13 +135,6 @@ fn fill_with<S: Kernels>(s: S, head: &Head, t: &Tensors, mut scratch: &mut [f32]
                 product(s, slopes_by_key, here, sides.q, panels.clone(), asked.clone(), dk.as_mut_ptr(), padded, 1.0, true);
                 product(s, kept_by_key, here, sides.dout, panels.clone(), asked, dv.as_mut_ptr(), padded, 1.0, true);
             }
-        }
-    }
-    for (sums, to) in [(dq, t.dq), (dk, t.dk), (dv, t.dv)] {
-        for (i, sums) in sums.chunks_exact(padded).enumerate() {
-            // SAFETY: no other task has this head of this token; the index is within the checked lengths.
-            let out = unsafe { std::slice::from_raw_parts_mut(to.ptr().add(head.at(i)), dim) };
-            out.copy_from_slice(&sums[..dim]);
         }
     }
 }
@@ -143,6 +168,7 @@ fn fill_block<S: Kernels>(
     for r in 0..rows {
         let i = queries + r;
         let visible = s.isplat(head.visible(i, keys) as u32);
+        let hidden = s.isplat(head.hidden(i, keys) as u32);
         let lse = s.splat(t.lse[head.head * tokens + head.start + i]);
         let delta = s.splat(delta[i]);
         let mask = head.mask(i);
@@ -150,15 +176,25 @@ fn fill_block<S: Kernels>(
         let slopes = slopes[r * KEY_BLOCK..][..whole].chunks_exact_mut(S::LANES);
         for (c, (kept, slopes)) in kept.zip(slopes).enumerate() {
             let index = s.iadd(s.iota(), s.isplat((c * S::LANES) as u32));
-            let p = math::exp(s, s.sub(s.load(kept), lse));
+            let (mut score, mut bend) = (s.load(kept), s.splat(1.0));
+            if let Some(cap) = head.spec.softcap {
+                let t = math::tanh(s, s.div(score, s.splat(cap)));
+                score = s.mul(s.splat(cap), t);
+                bend = s.sub(bend, s.mul(t, t));
+            }
+            let p = math::exp(s, s.sub(score, lse));
             let p = s.select_below(index, visible, p, s.splat(0.0));
+            let p = s.select_below(index, hidden, s.splat(0.0), p);
             let (mut pm, mut slope) = (p, s.load(slopes));
             if let Some((bits, threshold, factor)) = mask {
                 let keep = keep_factors(s, bits, (keys + c * S::LANES) as u32, threshold, factor);
                 pm = s.mul(p, keep);
                 slope = s.mul(slope, keep);
             }
-            let slope = s.mul(s.mul(p, s.sub(slope, delta)), scale);
+            let mut slope = s.mul(s.mul(p, s.sub(slope, delta)), scale);
+            if head.spec.softcap.is_some() {
+                slope = s.mul(slope, bend);
+            }
             s.store(pm, kept);
             s.store(s.select_below(index, visible, slope, s.splat(0.0)), slopes);
         }

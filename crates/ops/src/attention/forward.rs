@@ -50,8 +50,8 @@ fn fill_with<S: Kernels>(s: S, head: &Head, t: &Tensors, scratch: &mut [f32]) {
     let (keys, rest) = scratch.split_at_mut(right_len::<S>(head.len, dim));
     let (values, rest) = rest.split_at_mut(right_len::<S>(dim, head.len));
     let (scores, sums) = rest.split_at_mut(S::MR * KEY_BLOCK);
-    let keys = head.pack_across::<S>(t.k, keys);
-    let values = head.pack_along::<S>(t.v, values);
+    let keys = head.pack_kv_across::<S>(t.k, keys);
+    let values = head.pack_kv_along::<S>(t.v, values);
     let mut walk = Walk { scores, sums, max: [0.0; MAX_ROWS], sum: [0.0; MAX_ROWS] };
     for first in (0..head.len).step_by(S::MR) {
         let rows = (head.len - first).min(S::MR);
@@ -59,7 +59,9 @@ fn fill_with<S: Kernels>(s: S, head: &Head, t: &Tensors, scratch: &mut [f32]) {
         walk.sum = [0.0; MAX_ROWS];
         walk.sums.fill(0.0);
         let seen = if head.spec.causal { first + rows } else { head.len };
-        for block in (0..seen).step_by(KEY_BLOCK) {
+        // Blocks that lie too far back for all of them are left out.
+        let lowest = head.spec.window.map_or(0, |w| (first + 1).saturating_sub(w));
+        for block in (lowest / KEY_BLOCK * KEY_BLOCK..seen).step_by(KEY_BLOCK) {
             add_block(s, head, t, &keys, &values, &mut walk, first, rows, block);
         }
         finish(s, head, t, &walk, first, rows);
@@ -89,10 +91,16 @@ fn add_block<S: Kernels>(
     for r in 0..rows {
         let scores = &mut walk.scores[r * KEY_BLOCK..][..here.next_multiple_of(S::LANES)];
         let visible = s.isplat(head.visible(first + r, block) as u32);
+        let hidden = s.isplat(head.hidden(first + r, block) as u32);
         let mut highest = s.splat(walk.max[r]);
         for (i, part) in scores.chunks_exact_mut(S::LANES).enumerate() {
             let index = s.iadd(s.iota(), s.isplat((i * S::LANES) as u32));
-            let score = s.select_below(index, visible, s.load(part), s.splat(f32::NEG_INFINITY));
+            let mut score = s.load(part);
+            if let Some(cap) = head.spec.softcap {
+                score = s.mul(s.splat(cap), math::tanh(s, s.div(score, s.splat(cap))));
+            }
+            let score = s.select_below(index, visible, score, s.splat(f32::NEG_INFINITY));
+            let score = s.select_below(index, hidden, s.splat(f32::NEG_INFINITY), score);
             highest = s.max(highest, score);
             s.store(score, part);
         }

@@ -11,6 +11,7 @@ use std::ops::Range;
 pub(super) const KEY_BLOCK: usize = 128;
 
 /// One head of one sequence.
+#[derive(Clone, Copy)]
 pub(super) struct Head<'a> {
     pub spec: &'a AttentionSpec<'a>,
     pub head: usize,
@@ -57,23 +58,40 @@ impl Head<'_> {
         (self.start + i) * self.width() + self.head * self.spec.head_dim
     }
 
-    /// Packs x as a right side whose columns are tokens and whose steps are the head's dimensions.
-    pub fn pack_across<'b, S: Kernels>(&self, x: &[f32], out: &'b mut [f32]) -> Right<'b> {
-        self.pack::<S>(x, self.len, self.spec.head_dim, true, out)
+    /// Query heads that share a key head.
+    pub fn group(&self) -> usize {
+        self.spec.heads / self.spec.kv_heads
     }
 
-    /// Packs x as a right side whose columns are the head's dimensions and whose steps are tokens.
+    /// The same for keys and values: where this head's part of the sequence's i-th token begins.
+    pub fn kv_at(&self, i: usize) -> usize {
+        ((self.start + i) * self.spec.kv_heads + self.head / self.group()) * self.spec.head_dim
+    }
+
+    /// Packs keys or values as a right side whose columns are tokens and whose steps are the head's dimensions.
+    pub fn pack_kv_across<'b, S: Kernels>(&self, x: &[f32], out: &'b mut [f32]) -> Right<'b> {
+        let stride = self.spec.kv_heads * self.spec.head_dim;
+        self.pack::<S>(&x[self.kv_at(0)..], stride, self.len, self.spec.head_dim, true, out)
+    }
+
+    /// Packs keys or values as a right side whose columns are the head's dimensions and whose steps are tokens.
+    pub fn pack_kv_along<'b, S: Kernels>(&self, x: &[f32], out: &'b mut [f32]) -> Right<'b> {
+        let stride = self.spec.kv_heads * self.spec.head_dim;
+        self.pack::<S>(&x[self.kv_at(0)..], stride, self.spec.head_dim, self.len, false, out)
+    }
+
+    /// Packs rows of queries as a right side whose columns are the head's dimensions and whose steps are tokens.
     pub fn pack_along<'b, S: Kernels>(&self, x: &[f32], out: &'b mut [f32]) -> Right<'b> {
-        self.pack::<S>(x, self.spec.head_dim, self.len, false, out)
+        self.pack::<S>(&x[self.at(0)..], self.width(), self.spec.head_dim, self.len, false, out)
     }
 
-    fn pack<'b, S: Kernels>(&self, x: &[f32], n: usize, steps: usize, across: bool, out: &'b mut [f32]) -> Right<'b> {
+    fn pack<'b, S: Kernels>(&self, x: &[f32], stride: usize, n: usize, steps: usize, across: bool, out: &'b mut [f32]) -> Right<'b> {
         // Rows of the sequence, from this head's first element to the last token's last.
-        let x = &x[self.at(0)..self.at(self.len - 1) + self.spec.head_dim];
+        let x = &x[..(self.len - 1) * stride + self.spec.head_dim];
         for index in 0..panel_count(n, S::LANES) {
             let p = panel(index, n, steps, S::LANES);
-            let from = if across { p.first * self.width() } else { p.first };
-            let source = Source { data: &x[from..], stride: self.width(), across };
+            let from = if across { p.first * stride } else { p.first };
+            let source = Source { data: &x[from..], stride, across };
             pack_panel(source, p.cols, steps, p.vectors * S::LANES, Precision::F32, &mut out[p.offset..]);
         }
         Right { data: out, n, steps }
@@ -83,6 +101,12 @@ impl Head<'_> {
     pub fn visible(&self, i: usize, first: usize) -> usize {
         let end = if self.spec.causal { i + 1 } else { self.len };
         end.saturating_sub(first).min(KEY_BLOCK)
+    }
+
+    /// How many keys of a block that begins at key `first` lie too far back for the i-th query.
+    pub fn hidden(&self, i: usize, first: usize) -> usize {
+        let lowest = self.spec.window.map_or(0, |w| (i + 1).saturating_sub(w));
+        lowest.saturating_sub(first).min(KEY_BLOCK)
     }
 
     /// The dropout mask's row for the i-th query, with the threshold and the factor of what is kept.

@@ -17,14 +17,20 @@ use rayon::prelude::*;
 pub struct AttentionSpec<'a> {
     /// Where each sequence begins, and at the end the number of tokens: `[sequences + 1]`.
     pub cu_seqlens: &'a [u32],
-    /// Number of heads.
+    /// Number of query heads.
     pub heads: usize,
+    /// Number of key and value heads; query head h reads head `h / (heads / kv_heads)`.
+    pub kv_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
     /// Factor of the scores, usually `1 / sqrt(head_dim)`.
     pub scale: f32,
     /// A token sees only itself and what came before.
     pub causal: bool,
+    /// With `causal`: how many tokens back a token sees, itself included.
+    pub window: Option<usize>,
+    /// Scores become `cap·tanh(score / cap)`.
+    pub softcap: Option<f32>,
     /// Dropout on the probabilities.
     pub dropout: Option<AttentionDropout<'a>>,
 }
@@ -40,14 +46,19 @@ pub struct AttentionDropout<'a> {
 
 impl AttentionSpec<'_> {
     /// Checks the spec and the lengths of the slices that go with it.
-    fn check(&self, what: &str, rows: &[(&str, usize)], lse: usize) {
+    fn check(&self, what: &str, rows: &[(&str, usize)], kv_rows: &[(&str, usize)], lse: usize) {
         let cu = self.cu_seqlens;
         assert!(!cu.is_empty() && cu[0] == 0, "{what}: cu_seqlens must begin with 0");
         assert!(cu.windows(2).all(|w| w[0] <= w[1]), "{what}: cu_seqlens must not fall");
-        assert!(self.heads > 0 && self.head_dim > 0, "{what}: heads and head_dim must not be 0");
-        let (tokens, width) = (self.tokens(), self.heads * self.head_dim);
-        for (name, len) in rows {
-            assert_eq!(*len, tokens * width, "{what}: {name} has {len} elements, [{tokens}, {width}] needs {}", tokens * width);
+        assert!(self.heads > 0 && self.kv_heads > 0 && self.head_dim > 0, "{what}: heads and head_dim must not be 0");
+        assert!(self.heads.is_multiple_of(self.kv_heads), "{what}: {} heads for {} key heads", self.heads, self.kv_heads);
+        assert!(self.window.is_none_or(|w| w > 0 && self.causal), "{what}: a window is for causal attention, and not empty");
+        let tokens = self.tokens();
+        let both = [(rows, self.heads * self.head_dim), (kv_rows, self.kv_heads * self.head_dim)];
+        for (rows, width) in both {
+            for (name, len) in rows {
+                assert_eq!(*len, tokens * width, "{what}: {name} has {len} elements, [{tokens}, {width}] needs {}", tokens * width);
+            }
         }
         assert_eq!(lse, self.heads * tokens, "{what}: lse has {lse} elements, [{}, {tokens}] needs {}", self.heads, self.heads * tokens);
         if let Some(dropout) = &self.dropout {
@@ -59,11 +70,12 @@ impl AttentionSpec<'_> {
         self.cu_seqlens.last().map_or(0, |&t| t as usize)
     }
 
-    /// Calls `work` for every head of every sequence that is not empty, on the thread pool.
-    fn for_each_head(&self, work: impl Fn(Head) + Sync + Send) {
+    /// Calls `work` for every head, or with `step` every step-th one, of every sequence that is not empty, on the thread pool.
+    fn for_each_head(&self, step: usize, work: impl Fn(Head) + Sync + Send) {
         let sequences = self.cu_seqlens.len() - 1;
-        (0..sequences * self.heads).into_par_iter().for_each(|task| {
-            let (sequence, head) = (task / self.heads, task % self.heads);
+        let heads = self.heads / step;
+        (0..sequences * heads).into_par_iter().for_each(|task| {
+            let (sequence, head) = (task / heads, task % heads * step);
             let (start, end) = (self.cu_seqlens[sequence] as usize, self.cu_seqlens[sequence + 1] as usize);
             if start < end {
                 work(Head { spec: self, head, start, len: end - start });
@@ -72,12 +84,12 @@ impl AttentionSpec<'_> {
     }
 }
 
-/// `out = softmax(scale · q · kᵀ) · v` per sequence and head. q, k, v, out `[tokens, heads · head_dim]`; lse `[heads, tokens]` is
+/// `out = softmax(scale · q · kᵀ) · v` per sequence and head. q, out `[tokens, heads · head_dim]`; k, v `[tokens, kv_heads · head_dim]`; lse `[heads, tokens]` is
 /// the logarithm of each row's softmax denominator, kept for the backward pass.
 pub fn attention(q: &[f32], k: &[f32], v: &[f32], spec: &AttentionSpec, out: &mut [f32], lse: &mut [f32]) {
-    spec.check("attention", &[("q", q.len()), ("k", k.len()), ("v", v.len()), ("out", out.len())], lse.len());
+    spec.check("attention", &[("q", q.len()), ("out", out.len())], &[("k", k.len()), ("v", v.len())], lse.len());
     let (out, lse) = (Shared::new(out), Shared::new(lse));
-    spec.for_each_head(|head| forward::run(&head, &forward::Tensors { q, k, v, out, lse }));
+    spec.for_each_head(1, |head| forward::run(&head, &forward::Tensors { q, k, v, out, lse }));
 }
 
 /// The gradients of [`attention`], from what it read and wrote. dq, dk, dv are written. Probabilities are recomputed.
@@ -94,9 +106,10 @@ pub fn attention_backward(
     dk: &mut [f32],
     dv: &mut [f32],
 ) {
-    let read = [("q", q.len()), ("k", k.len()), ("v", v.len()), ("out", out.len()), ("dout", dout.len())];
-    spec.check("attention_backward", &read, lse.len());
-    spec.check("attention_backward", &[("dq", dq.len()), ("dk", dk.len()), ("dv", dv.len())], lse.len());
+    let rows = [("q", q.len()), ("out", out.len()), ("dout", dout.len()), ("dq", dq.len())];
+    let kv_rows = [("k", k.len()), ("v", v.len()), ("dk", dk.len()), ("dv", dv.len())];
+    spec.check("attention_backward", &rows, &kv_rows, lse.len());
     let (dq, dk, dv) = (Shared::new(dq), Shared::new(dk), Shared::new(dv));
-    spec.for_each_head(|head| backward::run(&head, &backward::Tensors { q, k, v, out, lse, dout, dq, dk, dv }));
+    // The query heads that share a key head add to the same gradients, so they stay together, in order.
+    spec.for_each_head(spec.heads / spec.kv_heads, |head| backward::run(&head, &backward::Tensors { q, k, v, out, lse, dout, dq, dk, dv }));
 }

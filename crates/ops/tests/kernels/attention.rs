@@ -70,6 +70,18 @@ fn qkv(lengths: &[usize], width: usize, seed: u64) -> Vec<f32> {
     random(3 * lengths.iter().sum::<usize>() * width, seed)
 }
 
+/// As many key heads as query heads, no window, no cap.
+fn plain<'a>(
+    cu_seqlens: &'a [u32],
+    heads: usize,
+    head_dim: usize,
+    scale: f32,
+    causal: bool,
+    dropout: Option<AttentionDropout<'a>>,
+) -> AttentionSpec<'a> {
+    AttentionSpec { cu_seqlens, heads, kv_heads: heads, head_dim, scale, causal, window: None, softcap: None, dropout }
+}
+
 const KEY: DropoutKey = DropoutKey { seed: 11, step: 4, site: 7, p: 0.25 };
 
 proptest! {
@@ -84,10 +96,7 @@ proptest! {
         let cu = borders(&lengths);
         let x = qkv(&lengths, heads * dim, seed);
         let ids: Vec<u64> = (0..x.len() as u64 / (3 * heads * dim) as u64).map(|i| i * 31 + seed).collect();
-        let spec = AttentionSpec {
-            cu_seqlens: &cu, heads, head_dim: dim, scale: 0.7, causal,
-            dropout: drop.then_some(AttentionDropout { key: KEY, row_ids: &ids }),
-        };
+        let spec = plain(&cu, heads, dim, 0.7, causal, drop.then_some(AttentionDropout { key: KEY, row_ids: &ids }));
         let wide: Vec<f64> = x.iter().map(|&v| f64::from(v)).collect();
         let n = wide.len() / 3;
         let (out, lse) = run(&x, &spec);
@@ -109,14 +118,7 @@ fn check_gradients(lengths: &[usize], heads: usize, dim: usize, causal: bool, dr
     let x = qkv(lengths, heads * dim, seed);
     let n = x.len() / 3;
     let ids: Vec<u64> = (0..(n / (heads * dim)) as u64).collect();
-    let spec = AttentionSpec {
-        cu_seqlens: &cu,
-        heads,
-        head_dim: dim,
-        scale: 1.3,
-        causal,
-        dropout: drop.then_some(AttentionDropout { key: KEY, row_ids: &ids }),
-    };
+    let spec = plain(&cu, heads, dim, 1.3, causal, drop.then_some(AttentionDropout { key: KEY, row_ids: &ids }));
     let dout = random(n, seed + 9);
     let loss = |x: &[f64]| -> f64 {
         let (out, _) = twin(&x[..n], &x[n..2 * n], &x[2 * n..], &spec);
@@ -134,7 +136,7 @@ fn gradients_are_right_across_the_borders_of_key_and_query_blocks() {
 }
 
 fn dropping<'a>([heads, head_dim]: [usize; 2], causal: bool, cu_seqlens: &'a [u32], row_ids: &'a [u64]) -> AttentionSpec<'a> {
-    AttentionSpec { cu_seqlens, heads, head_dim, scale: 0.2, causal, dropout: Some(AttentionDropout { key: KEY, row_ids }) }
+    plain(cu_seqlens, heads, head_dim, 0.2, causal, Some(AttentionDropout { key: KEY, row_ids }))
 }
 
 #[test]
@@ -167,7 +169,7 @@ fn a_sequence_has_the_same_bits_alone_and_in_a_crowd_and_on_any_number_of_thread
 fn a_nan_in_one_sequence_stays_there() {
     let (lengths, width) = ([20, 20], 32);
     let (x, cu) = (qkv(&lengths, width, 1), borders(&lengths));
-    let spec = AttentionSpec { cu_seqlens: &cu, heads: 1, head_dim: 32, scale: 0.2, causal: false, dropout: None };
+    let spec = plain(&cu, 1, 32, 0.2, false, None);
     let clean = run(&x, &spec).0;
     let mut broken = x;
     let n = 40 * width;
@@ -182,7 +184,7 @@ fn a_nan_in_one_sequence_stays_there() {
 #[test]
 fn large_scores_do_not_overflow() {
     let cu = [0, 150];
-    let spec = AttentionSpec { cu_seqlens: &cu, heads: 1, head_dim: 4, scale: 1.0, causal: false, dropout: None };
+    let spec = plain(&cu, 1, 4, 1.0, false, None);
     let x: Vec<f32> = qkv(&[150], 4, 2).iter().map(|v| v * 40.0).collect();
     let wide: Vec<f64> = x.iter().map(|&v| f64::from(v)).collect();
     let n = wide.len() / 3;
@@ -196,6 +198,6 @@ fn large_scores_do_not_overflow() {
 #[test]
 #[should_panic(expected = "attention: k has 12 elements, [4, 4] needs 16")]
 fn a_tensor_of_the_wrong_length_is_refused_by_name() {
-    let spec = AttentionSpec { cu_seqlens: &[0, 4], heads: 1, head_dim: 4, scale: 1.0, causal: false, dropout: None };
+    let spec = plain(&[0, 4], 1, 4, 1.0, false, None);
     attention(&[0.0; 16], &[0.0; 12], &[0.0; 16], &spec, &mut [0.0; 16], &mut [0.0; 4]);
 }

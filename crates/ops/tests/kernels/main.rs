@@ -5,9 +5,12 @@
 
 mod activation;
 mod attention;
+mod decoder;
 mod dropout;
+mod grouped;
 mod matmul;
 mod norm;
+mod paged;
 mod slices;
 mod values;
 
