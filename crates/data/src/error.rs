@@ -105,6 +105,11 @@ pub enum DataError {
 
 impl DataError {
     /// An error of one fault.
+    /// A value that is not what a row should have, met by a reader outside this crate.
+    pub fn of_field(line: u64, field: &str, found: impl Into<String>, expected: impl Into<String>) -> Self {
+        Self::problem(Problem::of_field(line, field, found, expected))
+    }
+
     pub(crate) fn problem(problem: Problem) -> Self {
         Self::of_problems(vec![problem])
     }

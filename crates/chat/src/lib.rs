@@ -1,0 +1,15 @@
+//! Conversations: chat templates, rows of instruction data sets, tool calls.
+
+mod error;
+mod message;
+mod read_message;
+mod rows;
+mod template;
+mod tools;
+
+pub use error::{RowError, TemplateError};
+pub use message::{Content, Message, Role, ToolCall};
+pub use read_message::{read_message, read_messages};
+pub use rows::{Conversation, RowFormat, detect, fill_template, parse_row, template_columns};
+pub use template::{CHATML, ChatTemplate, MAX_OUTPUT_BYTES, MAX_TEMPLATE_BYTES, RenderOptions, Rendered, SpecialTokens};
+pub use tools::{StreamPiece, ToolFormat, ToolStream, check_tools, parse_tool_calls};
