@@ -89,6 +89,12 @@ pub struct Budgets {
     pub classify_queue_tokens: usize,
     /// Inputs of one classify request.
     pub classify_inputs: usize,
+    /// Bytes of keys and values of each language model; absent: a quarter of what models may take.
+    pub kv_cache_bytes: Option<u64>,
+    /// Requests for text that wait or run before 429 is answered.
+    pub generation_requests: usize,
+    /// Answers that a language model works on at the same time.
+    pub generation_sequences: usize,
     /// Seconds that a request waits for a model's first download.
     pub pull_wait_seconds: u64,
 }
@@ -148,6 +154,9 @@ impl Default for Budgets {
             classify_queue_rows: 1024,
             classify_queue_tokens: 262_144,
             classify_inputs: 2048,
+            kv_cache_bytes: None,
+            generation_requests: 1024,
+            generation_sequences: 64,
             pull_wait_seconds: 300,
         }
     }

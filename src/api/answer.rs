@@ -12,7 +12,6 @@ use tunesmith_ml::text::Encoded;
 
 use super::error::ApiError;
 use super::state::AppState;
-use crate::serve::Loaded;
 
 /// A text, or two that belong together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +25,7 @@ pub struct Text {
 /// What a model made of the texts.
 pub struct Scored {
     /// The model that answered.
-    pub model: Arc<Loaded>,
+    pub classifier: Arc<ServedClassifier>,
     /// For each text a number for each label: probabilities, or the value of a regression.
     pub rows: Vec<Vec<f64>>,
     /// Tokens that were read.
@@ -58,17 +57,19 @@ pub struct Reading {
 pub async fn score(state: &AppState, name: &str, texts: Vec<Text>, reading: Reading) -> Result<Scored, ApiError> {
     check_count(state, &texts, reading.field)?;
     let model = state.registry.get(name).await?;
-    let rows = encode(model.classifier.clone(), texts, &reading).await?;
+    let (classifier, batcher) = model.classifier()?;
+    let rows = encode(classifier.clone(), texts, &reading).await?;
     let tokens = rows.iter().map(|row| row.ids.len()).sum();
     let truncated = rows.iter().filter(|row| row.truncated > 0).count();
-    let waiting = model.batcher.submit(&model.classifier, rows).map_err(|full| ApiError::queue_full(full.to_string(), 1))?;
+    let waiting = batcher.submit(classifier, rows).map_err(|full| ApiError::queue_full(full.to_string(), 1))?;
     let mut scored = Vec::with_capacity(waiting.len());
     for row in waiting {
         // The sender is gone only when the model's thread has ended.
         let logits = row.await.map_err(|_| ApiError::shutting_down())?.map_err(|e| ApiError::internal(&e))?;
-        scored.push(scale(&model.classifier, &logits, reading.scale));
+        scored.push(scale(classifier, &logits, reading.scale));
     }
-    Ok(Scored { model, rows: scored, tokens, truncated })
+    let classifier = classifier.clone();
+    Ok(Scored { classifier, rows: scored, tokens, truncated })
 }
 
 fn check_count(state: &AppState, texts: &[Text], field: &str) -> Result<(), ApiError> {

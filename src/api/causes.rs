@@ -108,6 +108,7 @@ impl From<ServeError> for ApiError {
             ServeError::Locate(error) => Self::from(&**error),
             ServeError::Hub(error) => Self::from(&**error),
             ServeError::Model(error) => Self::from(&**error),
+            ServeError::WrongKind(_) => Self::field("model", format!("{error}.")),
             ServeError::Loading(_) => Self::model_loading(error.to_string(), 10),
             ServeError::Internal(_) => Self::internal(&error),
         }

@@ -124,7 +124,7 @@ async fn classify(State(state): State<AppState>, ApiJson(request): ApiJson<Class
 }
 
 fn classified(scored: &Scored, index: usize, top_k: Option<usize>, threshold: Option<f64>) -> Classified {
-    let (classifier, scores) = (&scored.model.classifier, &scored.rows[index]);
+    let (classifier, scores) = (&scored.classifier, &scored.rows[index]);
     let order = ranked(scores);
     let item = |i: &usize| LabelScore { label: classifier.labels[*i].clone(), score: scores[*i] };
     let multi = classifier.answer.problem_type == ProblemType::MultiLabelClassification;

@@ -136,17 +136,22 @@ impl ApiError {
     }
 }
 
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
+impl ApiError {
+    /// OpenAI's object, as it stands in an answer or in a stream.
+    pub fn body(&self) -> ErrorBody {
         let kind = match self.status {
             StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
             status if status.is_server_error() => "server_error",
             _ => "invalid_request_error",
         };
-        let body = ErrorBody {
-            error: ErrorObject { message: self.message, kind: kind.to_owned(), param: self.param, code: Some(self.code.to_owned()) },
-        };
-        let mut response = (self.status, axum::Json(body)).into_response();
+        let (message, param) = (self.message.clone(), self.param.clone());
+        ErrorBody { error: ErrorObject { message, kind: kind.to_owned(), param, code: Some(self.code.to_owned()) } }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, axum::Json(self.body())).into_response();
         if let Some(seconds) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

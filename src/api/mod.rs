@@ -26,6 +26,7 @@ pub mod paging;
 pub mod sse;
 pub mod state;
 pub mod tei;
+pub mod text;
 pub mod upload;
 mod zip_stream;
 
@@ -55,7 +56,9 @@ fn routes(quick: impl FnOnce(OpenApiRouter<AppState>) -> OpenApiRouter<AppState>
         .merge(models::routes())
         .merge(adapters::routes())
         .merge(classify::routes())
-        .merge(tei::routes());
+        .merge(tei::routes())
+        .merge(text::chat::routes())
+        .merge(text::completions::routes());
     upload::routes().merge(quick(all_but_uploads))
 }
 

@@ -102,7 +102,7 @@ async fn predict(State(state): State<AppState>, ApiJson(request): ApiJson<Predic
         scale: if request.raw_scores == Some(true) { Scale::Raw } else { Scale::Probabilities },
     };
     let scored = score(&state, &name, texts, reading).await.map_err(unprocessable)?;
-    let labels = &scored.model.classifier.labels;
+    let labels = &scored.classifier.labels;
     let row = |scores: &Vec<f64>| -> Vec<LabelScore> {
         let item = |i: usize| LabelScore { label: labels[i].clone(), score: scores[i] };
         ranked(scores).into_iter().map(item).collect()
@@ -136,7 +136,7 @@ async fn tokenize(State(state): State<AppState>, ApiJson(request): ApiJson<Token
         return Err(invalid("inputs", format!("`inputs` has {} texts; a request takes 1 to {most}.", texts.len())));
     }
     let name = name_or_only(&state, request.model).await?;
-    let classifier = state.registry.get(&name).await?.classifier.clone();
+    let classifier = state.registry.get(&name).await?.classifier()?.0.clone();
     let special = request.add_special_tokens.unwrap_or(true);
     let work = move || -> Result<(Vec<Vec<Token>>, Vec<String>), ApiError> {
         let mut all = Vec::with_capacity(texts.len());

@@ -30,6 +30,11 @@ impl Config {
         self.budgets.jobs_bytes.unwrap_or_else(|| crate::machine::memory_limit().saturating_sub(self.models_bytes()))
     }
 
+    /// Bytes of keys and values of each language model.
+    pub fn kv_cache_bytes(&self) -> u64 {
+        self.budgets.kv_cache_bytes.unwrap_or_else(|| self.models_bytes() / 4)
+    }
+
     /// How long a lease lives without a beat.
     pub fn lease_timeout(&self) -> std::time::Duration {
         std::time::Duration::from_secs(self.lease_seconds)

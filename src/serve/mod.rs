@@ -1,9 +1,15 @@
 //! Answering in the server process: which models are loaded, and how rows of many requests share a pass.
 
 mod batcher;
+mod generator;
+mod loaded;
 mod locate;
 mod registry;
+mod template;
 
 pub use batcher::{Batcher, QueueFull, RowAnswer};
+pub use generator::{Ask, Events};
+pub use loaded::{Language, Loaded, LoadedKind};
 pub use locate::LocateError;
-pub use registry::{Loaded, Registry, ServeError};
+pub use registry::{Fitted, Registry, ServeError};
+pub use template::template_of;

@@ -3,7 +3,7 @@
 //! Adapters of one base share its weights and its queue. Loading a name that several requests want happens once.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,24 +11,16 @@ use std::time::{Duration, Instant};
 use tokio::sync::OnceCell;
 use tunesmith_hub::{AllowPull, Hub, HubError};
 use tunesmith_ml::error::MlError;
-use tunesmith_ml::infer::{ServedBase, ServedClassifier};
+use tunesmith_ml::infer::{EngineLimits, ServedAdapter, ServedBase, ServedClassifier, ServedDecoder};
+use tunesmith_ml::models::is_decoder;
 use tunesmith_store::{Store, StoreError, split_checkpoint_name};
 
 use super::batcher::{Batcher, Waiting};
+use super::generator::{Generator, Requests};
+use super::loaded::{Base, Language, Loaded, LoadedKind};
 use super::locate::{LocateError, Place, locate};
+use super::template::template_of;
 use crate::config::Config;
-
-/// A classifier that answers.
-pub struct Loaded {
-    /// The classifier.
-    pub classifier: Arc<ServedClassifier>,
-    /// Its base's queue.
-    pub batcher: Arc<Batcher>,
-    /// The registry's clock at the last use.
-    used: AtomicU64,
-    /// The second in which its name was last looked up.
-    checked: AtomicU64,
-}
 
 /// Why a name does not answer.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +31,10 @@ pub enum ServeError {
     /// The base cannot be had.
     #[error(transparent)]
     Hub(Arc<HubError>),
-    /// The files do not make a classifier.
+    /// The model cannot do what is asked.
+    #[error("this model is {0}")]
+    WrongKind(&'static str),
+    /// The files do not make a model.
     #[error(transparent)]
     Model(Arc<MlError>),
     /// The base is still being downloaded.
@@ -74,10 +69,15 @@ impl From<MlError> for ServeError {
     }
 }
 
-/// A base model in memory.
-struct Base {
-    weights: Arc<ServedBase>,
-    batcher: Arc<Batcher>,
+/// Tokens of prompts in one step of an engine: few enough that those who are being answered do not wait long.
+const PREFILL_TOKENS: usize = 256;
+
+/// What a look at an adapter found.
+pub struct Fitted {
+    /// The labels of a classifier.
+    pub labels: Vec<String>,
+    /// What a user should know of it.
+    pub warnings: Vec<String>,
 }
 
 type Slot<T> = Arc<OnceCell<Arc<T>>>;
@@ -93,6 +93,7 @@ struct Inner {
     hub: Arc<Hub>,
     config: Arc<Config>,
     waiting: Arc<Waiting>,
+    requests: Arc<Requests>,
     pool: Arc<rayon::ThreadPool>,
     models: Mutex<HashMap<String, Slot<Loaded>>>,
     bases: Mutex<HashMap<PathBuf, Slot<Base>>>,
@@ -108,10 +109,10 @@ impl Registry {
     pub fn new(store: Store, hub: Arc<Hub>, config: Arc<Config>) -> anyhow::Result<Self> {
         let pool = Arc::new(tunesmith_ops::threads::build_pool(config.threads_of_serving())?);
         let waiting = Arc::new(Waiting::new(config.budgets.classify_queue_rows, config.budgets.classify_queue_tokens));
-        let (models, bases) = (Mutex::default(), Mutex::default());
-        Ok(Self {
-            inner: Arc::new(Inner { store, hub, config, waiting, pool, models, bases, clock: AtomicU64::new(0), started: Instant::now() }),
-        })
+        let requests = Arc::new(Requests::new(config.budgets.generation_requests));
+        let (models, bases, clock) = (Mutex::default(), Mutex::default(), AtomicU64::new(0));
+        let inner = Inner { store, hub, config, waiting, requests, pool, models, bases, clock, started: Instant::now() };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Rows that wait or run, over all models.
@@ -119,10 +120,10 @@ impl Registry {
         self.inner.waiting.rows()
     }
 
-    /// The classifier of that name, loaded if need be. Waits for a download as long as the configuration says.
+    /// The model of that name, loaded if need be. Waits for a download as long as the configuration says.
     ///
     /// # Errors
-    /// If the name leads nowhere, its files are no classifier, or the download takes longer.
+    /// If the name leads nowhere, its files are no model, or the download takes longer.
     pub async fn get(&self, name: &str) -> Result<Arc<Loaded>, ServeError> {
         let slot = lock(&self.inner.models).entry(name.to_owned()).or_default().clone();
         if let Some(loaded) = slot.get() {
@@ -164,9 +165,17 @@ impl Registry {
     ///
     /// # Errors
     /// If it does not fit, or the base cannot be had.
-    pub async fn try_adapter(&self, folder: PathBuf, base: &str) -> Result<ServedClassifier, ServeError> {
+    pub async fn try_adapter(&self, folder: PathBuf, base: &str) -> Result<Fitted, ServeError> {
         let base = self.base_of(base).await?;
-        let fitted = blocking(move || Ok(ServedClassifier::adapter(base.weights.clone(), &folder)?)).await;
+        let fitted = self.adapter(folder, base).await.map(|kind| match kind {
+            LoadedKind::Classifier { classifier, .. } => {
+                Fitted { labels: classifier.labels.clone(), warnings: classifier.warnings.clone() }
+            }
+            LoadedKind::Language(l) => {
+                let warnings = l.adapter.as_ref().map(|a| a.warnings.clone()).unwrap_or_default();
+                Fitted { labels: Vec::new(), warnings }
+            }
+        });
         self.evict();
         fitted
     }
@@ -200,7 +209,7 @@ impl Registry {
     }
 
     async fn load(&self, name: &str) -> Result<Arc<Loaded>, ServeError> {
-        let (base, classifier) = match locate(&self.inner.store, name).await? {
+        let kind = match locate(&self.inner.store, name).await? {
             Place::Whole { folder_key } => self.whole(self.blob(&folder_key, name)?).await?,
             Place::Adapter { folder_key, base, revision } => {
                 let folder = self.blob(&folder_key, name)?;
@@ -220,26 +229,35 @@ impl Registry {
                 self.whole(folder).await?
             }
         };
-        tracing::info!(name, bytes = classifier.bytes(), base_bytes = base.weights.bytes(), "loaded");
-        Ok(Arc::new(Loaded {
-            classifier: Arc::new(classifier),
-            batcher: base.batcher.clone(),
-            used: AtomicU64::new(0),
-            checked: AtomicU64::new(u64::MAX),
-        }))
+        let loaded = Loaded::new(kind);
+        tracing::info!(name, bytes = loaded.own_bytes(), base_bytes = loaded.base_bytes(), "loaded");
+        Ok(Arc::new(loaded))
     }
 
-    async fn adapter(&self, folder: PathBuf, base: Arc<Base>) -> Result<(Arc<Base>, ServedClassifier), ServeError> {
-        let weights = base.weights.clone();
-        let classifier = blocking(move || Ok(ServedClassifier::adapter(weights, &folder)?)).await?;
-        Ok((base, classifier))
+    async fn adapter(&self, folder: PathBuf, base: Arc<Base>) -> Result<LoadedKind, ServeError> {
+        blocking(move || match &*base {
+            Base::Encoder { weights, batcher } => {
+                let classifier = Arc::new(ServedClassifier::adapter(weights.clone(), &folder)?);
+                Ok(LoadedKind::Classifier { classifier, batcher: batcher.clone() })
+            }
+            Base::Decoder(language) => {
+                let adapter = Some(Arc::new(ServedAdapter::load(language.model.clone(), &folder)?));
+                Ok(LoadedKind::Language(Language { adapter, ..language.clone() }))
+            }
+        })
+        .await
     }
 
-    async fn whole(&self, folder: PathBuf) -> Result<(Arc<Base>, ServedClassifier), ServeError> {
+    async fn whole(&self, folder: PathBuf) -> Result<LoadedKind, ServeError> {
         let base = self.base(folder.clone()).await?;
-        let weights = base.weights.clone();
-        let classifier = blocking(move || Ok(ServedClassifier::whole(weights, &folder)?)).await?;
-        Ok((base, classifier))
+        blocking(move || match &*base {
+            Base::Encoder { weights, batcher } => {
+                let classifier = Arc::new(ServedClassifier::whole(weights.clone(), &folder)?);
+                Ok(LoadedKind::Classifier { classifier, batcher: batcher.clone() })
+            }
+            Base::Decoder(language) => Ok(LoadedKind::Language(language.clone())),
+        })
+        .await
     }
 
     fn blob(&self, key: &str, name: &str) -> Result<PathBuf, ServeError> {
@@ -271,15 +289,30 @@ impl Registry {
     async fn base(&self, folder: PathBuf) -> Result<Arc<Base>, ServeError> {
         let slot = lock(&self.inner.bases).entry(folder.clone()).or_default().clone();
         let load = || async {
-            let (waiting, pool) = (self.inner.waiting.clone(), self.inner.pool.clone());
-            blocking(move || {
-                let weights = Arc::new(pool.install(|| ServedBase::load(&folder))?);
-                let batcher = Batcher::start(waiting, pool).map_err(|e| ServeError::Internal(e.to_string()))?;
-                Ok(Arc::new(Base { weights, batcher: Arc::new(batcher) }))
-            })
-            .await
+            let this = self.clone();
+            blocking(move || if is_decoder(&folder) { this.decoder(&folder) } else { this.encoder(&folder) }.map(Arc::new)).await
         };
         slot.get_or_try_init(load).await.cloned()
+    }
+
+    fn encoder(&self, folder: &Path) -> Result<Base, ServeError> {
+        let (waiting, pool) = (self.inner.waiting.clone(), self.inner.pool.clone());
+        let weights = Arc::new(pool.install(|| ServedBase::load(folder))?);
+        let batcher = Batcher::start(waiting, pool).map_err(|e| ServeError::Internal(e.to_string()))?;
+        Ok(Base::Encoder { weights, batcher: Arc::new(batcher) })
+    }
+
+    fn decoder(&self, path: &Path) -> Result<Base, ServeError> {
+        let (requests, pool, config) = (self.inner.requests.clone(), self.inner.pool.clone(), &self.inner.config);
+        let model = Arc::new(pool.install(|| ServedDecoder::load(path))?);
+        let template = template_of(model.tokenizer())?.map(Arc::new);
+        let limits = EngineLimits {
+            cache_bytes: usize::try_from(config.kv_cache_bytes()).unwrap_or(usize::MAX),
+            max_sequences: config.budgets.generation_sequences,
+            prefill_tokens: PREFILL_TOKENS,
+        };
+        let generator = Generator::start(model.clone(), limits, requests, pool).map_err(|e| ServeError::Internal(e.to_string()))?;
+        Ok(Base::Decoder(Language { model, adapter: None, generator: Arc::new(generator), template }))
     }
 
     async fn pull(&self, name: &str) -> Result<PathBuf, ServeError> {
@@ -297,7 +330,7 @@ impl Registry {
             self.drop_bases_without(&models);
         }
         while self.loaded_bytes(&models) > budget {
-            let filled = models.iter().filter_map(|(n, s)| Some((s.get()?.used.load(Ordering::Relaxed), n.clone())));
+            let filled = models.iter().filter_map(|(n, s)| Some((s.get()?.last_use(), n.clone())));
             let mut by_use: Vec<_> = filled.collect();
             by_use.sort_unstable();
             let [(_, oldest), _, ..] = &by_use[..] else { break }; // the one that was just asked for stays
@@ -316,14 +349,14 @@ impl Registry {
         lock(&self.inner.bases).retain(|_, slot| {
             // Besides this map, only a load that has not ended holds them; a loaded model holds their parts.
             let is_being_loaded = Arc::strong_count(slot) > 1 || slot.get().is_some_and(|base| Arc::strong_count(base) > 1);
-            let is_used = |base: &Base| models.values().filter_map(|s| s.get()).any(|m| Arc::ptr_eq(&m.classifier.base, &base.weights));
+            let is_used = |base: &Base| models.values().filter_map(|s| s.get()).any(|m| m.stands_on(base));
             is_being_loaded || slot.get().is_some_and(|base| is_used(base))
         });
     }
 
     fn loaded_bytes(&self, models: &HashMap<String, Slot<Loaded>>) -> u64 {
-        let own: usize = models.values().filter_map(|s| s.get()).map(|m| m.classifier.bytes()).sum();
-        let shared: usize = lock(&self.inner.bases).values().filter_map(|s| s.get()).map(|b| b.weights.bytes()).sum();
+        let own: usize = models.values().filter_map(|s| s.get()).map(|m| m.own_bytes()).sum();
+        let shared: usize = lock(&self.inner.bases).values().filter_map(|s| s.get()).map(|b| b.bytes()).sum();
         (own + shared) as u64
     }
 }

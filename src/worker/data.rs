@@ -4,16 +4,15 @@ use std::path::{Path, PathBuf};
 
 use tunesmith_data::{ClassificationColumns, DataError, Example, Limits, Plan, ProblemType, overlap, stratified_split};
 use tunesmith_ml::spec::{DataSpec, JobSpec};
+use tunesmith_ml::train::JobRows;
 use tunesmith_store::{FileRow, Store, StoreError};
 
 use crate::config::Config;
 
 /// Training and evaluation rows.
 pub struct Rows {
-    /// Rows to train on.
-    pub train: Vec<Example>,
-    /// Rows to evaluate on.
-    pub eval: Vec<Example>,
+    /// Rows to train and to evaluate on.
+    pub rows: JobRows,
     /// What the user should know.
     pub warnings: Vec<String>,
     /// Names both files' contents and how they were divided.
@@ -28,6 +27,21 @@ pub struct LocalFile {
 }
 
 impl LocalFile {
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The name that it was uploaded under.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// SHA-256 of its bytes.
+    pub fn sha256(&self) -> &str {
+        &self.sha256
+    }
+
     /// Where the file's blob lies.
     pub fn of(store: &Store, row: &FileRow) -> Result<Self, StoreError> {
         let path = store
@@ -52,7 +66,8 @@ pub fn read_rows(config: &Config, spec: &JobSpec, train: &LocalFile, eval: Optio
         let split = stratified_split(&targets, &spec.data.labels, spec.data.validation_split, spec.seed);
         sha256.push_str(&format!(" split {} seed {}", spec.data.validation_split, spec.seed));
         let pick = |rows: &[usize]| rows.iter().map(|i| all[*i].clone()).collect::<Vec<_>>();
-        return Ok(Rows { train: pick(&split.train), eval: pick(&split.eval), warnings: split.warnings, sha256 });
+        let rows = JobRows::Examples { train: pick(&split.train), eval: pick(&split.eval) };
+        return Ok(Rows { rows, warnings: split.warnings, sha256 });
     };
     let held_out = load(eval)?;
     sha256.push_str(&format!(" eval {}", eval.sha256));
@@ -65,7 +80,7 @@ pub fn read_rows(config: &Config, spec: &JobSpec, train: &LocalFile, eval: Optio
     } else {
         Vec::new()
     };
-    Ok(Rows { train: all, eval: held_out, warnings, sha256 })
+    Ok(Rows { rows: JobRows::Examples { train: all, eval: held_out }, warnings, sha256 })
 }
 
 fn load(path: &Path, name: &str, limits: &Limits, data: &DataSpec) -> Result<Vec<Example>, DataError> {

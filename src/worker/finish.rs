@@ -11,7 +11,7 @@ use tunesmith_ml::eval::{EvalReport, report};
 use tunesmith_ml::infer::{DEFAULT_THRESHOLD, ServedBase, ServedClassifier, classify};
 use tunesmith_ml::spec::Tuning;
 use tunesmith_ml::text::{Encoded, by_tokens};
-use tunesmith_ml::train::{EVAL_TOKENS, Finished, LossSettings, Plan};
+use tunesmith_ml::train::{EVAL_TOKENS, FinalEvaluation, Finished, LossSettings, Plan, evaluate_language};
 use tunesmith_store::{FileId, JobReport, JobRow, Keys, LeaseToken, ModelKind, NewFile, NewModel};
 
 use super::card::Card;
@@ -73,16 +73,21 @@ pub async fn finish(machine: &Machine, lease: &LeaseToken, ended: Ended<'_>) -> 
 
 /// Evaluates the saved folder through the code that serves it.
 async fn evaluate(machine: &Machine, ended: &Ended<'_>) -> Result<Option<EvalReport>, Failure> {
-    if ended.finished.eval.is_empty() {
-        return Ok(None);
-    }
-    let (rows, tokens) = (ended.finished.eval.clone(), ended.finished.eval_tokens.clone());
-    let (loss, labels) = (ended.finished.loss.clone(), ended.card.spec.data.labels.clone());
+    let eval = ended.finished.eval.clone();
+    let labels = ended.card.spec.data.labels.clone();
     let (model, base) = (ended.finished.model.clone(), ended.base.folder.clone());
     let adapter = matches!(ended.card.spec.tuning, Tuning::Lora(_));
     let pool = machine.pool.clone();
-    let work = move || pool.install(|| evaluate_folder(&model, adapter.then_some(&base), &rows, &tokens, &loss, &labels));
-    tokio::task::spawn_blocking(work).await.map_err(|e| Failure::Panic(e.to_string()))?.map(Some)
+    let work = move || {
+        let base = adapter.then_some(&base);
+        pool.install(|| match &*eval {
+            FinalEvaluation::Classification { rows, .. } if rows.is_empty() => Ok(None),
+            FinalEvaluation::Classification { rows, tokens, loss } => evaluate_folder(&model, base, rows, tokens, loss, &labels).map(Some),
+            FinalEvaluation::Language(rows) if rows.is_empty() => Ok(None),
+            FinalEvaluation::Language(rows) => Ok(Some(evaluate_language(base.unwrap_or(&model), adapter.then_some(&model), rows)?)),
+        })
+    };
+    tokio::task::spawn_blocking(work).await.map_err(|e| Failure::Panic(e.to_string()))?
 }
 
 fn evaluate_folder(

@@ -11,6 +11,7 @@ mod plan;
 mod reporter;
 mod run;
 mod supervise;
+mod texts;
 
 pub use plan::plan;
 pub use run::{Args, run};

@@ -11,6 +11,7 @@ use tunesmith_store::{FileRow, Store};
 
 use super::data::{LocalFile, read_rows};
 use super::failure::Failure;
+use super::texts::read_texts;
 use crate::config::{Config, Device};
 
 /// What a job is made from, on this machine.
@@ -39,14 +40,16 @@ pub fn prepare(
     threads: usize,
     go_on: &(dyn Fn() -> bool + Sync),
 ) -> Result<(Prepared, Vec<String>), Failure> {
-    let rows = read_rows(config, &inputs.spec, &inputs.train, inputs.eval.as_ref())?;
+    let rows = match inputs.spec.task.is_language() {
+        true => read_texts(config, &inputs.spec, &inputs.base_folder, &inputs.train, inputs.eval.as_ref())?,
+        false => read_rows(config, &inputs.spec, &inputs.train, inputs.eval.as_ref())?,
+    };
     let (device, kernels) = open(config.device)?;
     let job = TrainJob {
         spec: inputs.spec,
         base_folder: inputs.base_folder,
         base_name: inputs.base_name,
-        train: rows.train,
-        eval: rows.eval,
+        rows: rows.rows,
         data_sha256: rows.sha256,
         work_dir: inputs.work_dir,
         device,
@@ -109,6 +112,6 @@ pub fn plan(
     let pool = tunesmith_ops::threads::build_pool(threads).map_err(|e| Failure::Panic(e.to_string()))?;
     pool.install(|| {
         let (prepared, warnings) = prepare(config, inputs, threads, &|| true)?;
-        Ok(DryRun { estimated_seconds: prepared.estimated_seconds()?, plan: prepared.plan, warnings })
+        Ok(DryRun { estimated_seconds: prepared.estimated_seconds(), plan: prepared.plan, warnings })
     })
 }

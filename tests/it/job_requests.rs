@@ -209,8 +209,13 @@ async fn the_task_is_inferred_from_the_columns_or_asked_for() {
     let job = server.post(JOBS, &with(file, "data", json!({"text_column": "body", "label_column": "topic"}))).await.ok();
     assert_eq!((&job["task"], &job["data"]["text_column"]), (&json!("classification"), &json!("body")));
     let chat = server.upload("chat.jsonl", "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}\n").await.ok();
-    let error = server.post(JOBS, &job_request(chat["id"].as_str().unwrap())).await.error(400);
-    assert!(error["message"].as_str().unwrap().contains("instruction"), "{error}");
+    let job = server.post(JOBS, &job_request(chat["id"].as_str().unwrap())).await.ok();
+    assert_eq!((&job["task"], &job["training"]["assistant_only_loss"]), (&json!("instruction"), &json!(true)));
+    let plain = server.upload("plain.jsonl", "{\"text\":\"a plain text\"}\n").await.ok();
+    let job = server.post(JOBS, &job_request(plain["id"].as_str().unwrap())).await.ok();
+    assert_eq!((&job["task"], &job["training"]["per_device_train_batch_size"]), (&json!("causal_lm"), &json!(4)));
+    let error = server.post(JOBS, &with(plain["id"].as_str().unwrap(), "tuning", json!({"type": "head"}))).await.error(400);
+    assert_eq!(error["param"], "tuning.type");
 }
 
 #[tokio::test]

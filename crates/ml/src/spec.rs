@@ -28,11 +28,39 @@ pub struct JobSpec {
 pub enum Task {
     /// One label, several labels or a number for each text.
     Classification,
+    /// Plain texts are learned as they are.
+    CausalLm,
+    /// Conversations are learned as an assistant's answers.
+    Instruction,
 }
 
 impl Task {
     /// Every task's name, for error messages.
-    pub const NAMES: &'static [&'static str] = &["classification"];
+    pub const NAMES: &'static [&'static str] = &["classification", "causal_lm", "instruction"];
+
+    /// The task of a name.
+    pub fn by_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "classification" => Self::Classification,
+            "causal_lm" => Self::CausalLm,
+            "instruction" => Self::Instruction,
+            _ => return None,
+        })
+    }
+
+    /// The task's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Classification => "classification",
+            Self::CausalLm => "causal_lm",
+            Self::Instruction => "instruction",
+        }
+    }
+
+    /// Whether it makes a language model.
+    pub fn is_language(self) -> bool {
+        self != Self::Classification
+    }
 }
 
 /// How the rows of a data set are read.
@@ -53,6 +81,41 @@ pub struct DataSpec {
     pub problem_type: ProblemType,
     /// Share of the training rows that is held out where no validation file is given.
     pub validation_split: f64,
+    /// How rows become texts, for language models; the fields about labels mean nothing there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub language: Option<LanguageData>,
+}
+
+/// How the rows of a language model's data become texts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LanguageData {
+    /// Which parts of a row make the text.
+    pub source: TextSource,
+    /// Rows that are used: those whose columns have one of the values listed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub filter: BTreeMap<String, Vec<serde_json::Value>>,
+}
+
+/// Which parts of a row make a text.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum TextSource {
+    /// A column with plain text.
+    Column {
+        /// Its name.
+        name: String,
+    },
+    /// The columns of a known form of conversation.
+    Conversation,
+    /// A prompt made of the row's columns, and a column with the answer.
+    Template {
+        /// The prompt; `{name}` stands for a column, `{labels}` for all labels.
+        prompt: String,
+        /// The column with the answer.
+        completion: String,
+        /// What `{labels}` stands for.
+        labels: Vec<String>,
+    },
 }
 
 /// `problem_type` of `transformers`' configurations.
@@ -161,8 +224,11 @@ pub struct TrainingSpec {
     pub gradient_checkpointing: bool,
     /// Precision of the products.
     pub dtype: Dtype,
-    /// Join short sequences into one row; encoders never need it.
+    /// Join short sequences into rows of `max_length` tokens; encoders never need it.
     pub packing: bool,
+    /// Learn only what an assistant says; absent where the task has no conversations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assistant_only_loss: Option<bool>,
 }
 
 /// Learning-rate schedules, as in `transformers.get_scheduler`.

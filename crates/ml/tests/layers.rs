@@ -132,7 +132,7 @@ fn attention_agrees_with_autograd_within_each_sequence() {
     let lengths = [5, 1, 17];
     let batch = sequences(&lengths);
     let (heads, head_dim) = (3, 8);
-    let layer = Attention { heads, head_dim, dropout: Dropout { p: 0.0, site: 1 } };
+    let layer = Attention::bidirectional(0, heads, head_dim, Dropout { p: 0.0, site: 1 });
     let [q, k, v, dout] = ["q", "k", "v", "dout"].map(|n| random(&[23, heads * head_dim], n));
     let vars = [&q, &k, &v].map(|t| Var::from_tensor(t).unwrap());
     let mut start = 0;

@@ -108,7 +108,7 @@ fn new_job(
         validation_file,
         suffix: request.suffix.clone(),
         seed: i64::try_from(resolved.spec.seed).map_err(ApiError::internal)?,
-        task: "classification".to_owned(),
+        task: resolved.spec.task.name().to_owned(),
         method: json(&method)?,
         spec,
         request: json(request)?,

@@ -56,7 +56,7 @@ fn weight_bytes(folder: &Path) -> Option<u64> {
     let bytes: u64 = std::fs::read_dir(folder)
         .ok()?
         .filter_map(Result::ok)
-        .filter(|entry| entry.path().extension().is_some_and(|e| e == "safetensors"))
+        .filter(|entry| entry.path().extension().is_some_and(|e| e == "safetensors" || e == "gguf"))
         // Through the links of the hub's cache.
         .filter_map(|entry| std::fs::metadata(entry.path()).ok())
         .map(|meta| meta.len())

@@ -10,6 +10,7 @@ mod create;
 mod dry_run;
 mod estimate;
 mod events;
+mod language;
 mod list;
 mod metrics;
 pub mod metrics_csv;

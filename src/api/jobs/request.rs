@@ -76,11 +76,13 @@ pub struct DataSection {
     /// Share of the training rows that is held out without a validation file [default: 0.1].
     #[schema(minimum = 0, maximum = 0.5)]
     pub validation_split: Option<f64>,
-    /// For language models.
-    pub filter: Option<String>,
-    /// For language models.
+    /// For language models: rows that are used, by the values of their columns, such as `{"label": "business"}`; a list means any of
+    /// its values.
+    #[schema(value_type = Option<Object>)]
+    pub filter: Option<serde_json::Map<String, serde_json::Value>>,
+    /// For language models: a prompt made of the row's columns, such as `Is this about {labels}? {text}`; `label_column` has the answer.
     pub prompt_template: Option<String>,
-    /// For language models.
+    /// For language models: the column with plain text [default: text].
     pub dataset_text_field: Option<String>,
 }
 
@@ -190,8 +192,8 @@ pub struct TrainingSection {
     /// `auto`, `float32` or `bfloat16` [default: auto].
     #[schema(value_type = Option<String>, example = "auto")]
     pub dtype: Option<Dtype>,
-    /// For language models [default: false].
+    /// For language models: join short rows into rows of `max_length` tokens [default: false].
     pub packing: Option<bool>,
-    /// For language models [default: true].
+    /// For conversations: learn only what the assistant says [default: true].
     pub assistant_only_loss: Option<bool>,
 }

@@ -8,7 +8,7 @@ use tunesmith_ml::spec::{ClassWeights, DataSpec, JobSpec, LoraSpec, ProblemType,
 
 use super::openai::{Hyperparameters, MethodKind};
 use super::request::{DataSection, JobRequest, TuningSection};
-use super::training;
+use super::{language, training};
 use crate::api::error::{ApiError, shorten};
 
 /// What is known of the job's files.
@@ -37,9 +37,19 @@ pub fn resolve(request: &JobRequest, files: &FileSummaries<'_>, seed: u64) -> Re
     let task = task(request, files.train)?;
     let given = openai_settings(request)?;
     let tuning = tuning(request.tuning.as_ref())?;
-    let (data, warnings) = data(request.data.as_ref(), files)?;
+    let (data, warnings) = match task.is_language() {
+        true => language::data(task, request.data.as_ref(), files)?,
+        false => data(request.data.as_ref(), files)?,
+    };
+    if task.is_language() {
+        language::check_tuning(&tuning)?;
+    }
     let has_eval = files.eval.is_some() || data.validation_split > 0.0;
-    let training = training::resolve(request.training.as_ref(), &tuning, &given, data.problem_type, has_eval)?;
+    let problem = (!task.is_language()).then_some(data.problem_type);
+    let mut training = training::resolve(request.training.as_ref(), &tuning, &given, problem, has_eval)?;
+    if task == Task::Instruction {
+        training.assistant_only_loss.get_or_insert(true);
+    }
     if let Some(ClassWeights::Map(weights)) = &training.class_weights {
         check_weights(weights.keys(), &data)?;
     }
@@ -109,14 +119,16 @@ fn task(request: &JobRequest, train: &Summary) -> Result<Task, ApiError> {
     let available = Task::NAMES.join(", ");
     let refuse = |message: String| Err(ApiError::field("task", message));
     match request.task.as_deref() {
-        Some("classification") => Ok(Task::Classification),
-        Some(other) => refuse(format!("`task` is `{}`; available: {available}.", shorten(other))),
+        Some(name) => match Task::by_name(name) {
+            Some(task) => Ok(task),
+            None => refuse(format!("`task` is `{}`; available: {available}.", shorten(name))),
+        },
         // Whoever names a column of labels has said what the task is.
         None if request.data.as_ref().is_some_and(|d| d.label_column.is_some() || d.labels.is_some() || d.problem_type.is_some()) => {
             Ok(Task::Classification)
         }
         None => match tunesmith_data::infer_task(train) {
-            Some("classification") => Ok(Task::Classification),
+            Some(name) if Task::by_name(name).is_some() => Ok(Task::by_name(name).unwrap_or(Task::Classification)),
             Some(other) => refuse(format!(
                 "The file's columns look like the task `{other}`, which is not available yet. Available: {available}; set `task` and name the columns under `data`."
             )),
@@ -226,16 +238,7 @@ fn data(section: Option<&DataSection>, files: &FileSummaries<'_>) -> Result<(Dat
             ));
         }
     }
-    let split = section.validation_split.unwrap_or(if files.eval.is_some() { 0.0 } else { 0.1 });
-    if !(0.0..=0.5).contains(&split) {
-        return Err(ApiError::field("data.validation_split", format!("`data.validation_split` is {split}; it must be between 0 and 0.5.")));
-    }
-    if files.eval.is_some() && split > 0.0 {
-        return Err(ApiError::field(
-            "data.validation_split",
-            "`data.validation_split` and `validation_file` exclude each other; give one of them.",
-        ));
-    }
+    let split = validation_split(section, files)?;
     let columns = ClassificationColumns {
         text: section.text_column.clone().unwrap_or_else(|| "text".into()),
         label: section.label_column.clone().unwrap_or_else(|| "label".into()),
@@ -251,8 +254,24 @@ fn data(section: Option<&DataSection>, files: &FileSummaries<'_>) -> Result<(Dat
         labels_by_id: plan.labels_by_id,
         problem_type: of_data(plan.problem_type),
         validation_split: split,
+        language: None,
     };
     Ok((spec, plan.warnings))
+}
+
+/// The share of rows that is held out.
+pub(super) fn validation_split(section: &DataSection, files: &FileSummaries<'_>) -> Result<f64, ApiError> {
+    let split = section.validation_split.unwrap_or(if files.eval.is_some() { 0.0 } else { 0.1 });
+    if !(0.0..=0.5).contains(&split) {
+        return Err(ApiError::field("data.validation_split", format!("`data.validation_split` is {split}; it must be between 0 and 0.5.")));
+    }
+    if files.eval.is_some() && split > 0.0 {
+        return Err(ApiError::field(
+            "data.validation_split",
+            "`data.validation_split` and `validation_file` exclude each other; give one of them.",
+        ));
+    }
+    Ok(split)
 }
 
 /// The data crate knows nothing of models, so it has a type of its own.

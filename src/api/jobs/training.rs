@@ -13,32 +13,38 @@ const CLASS_METRICS: &[&str] = &["loss", "accuracy", "f1", "precision", "recall"
 /// The same for a regression.
 const NUMBER_METRICS: &[&str] = &["loss", "mse", "rmse", "mae", "r2", "pearson", "spearmanr"];
 
+/// The same for a language model.
+const LANGUAGE_METRICS: &[&str] = &["loss", "perplexity", "token_accuracy"];
+
 /// Fills in the defaults and checks the ranges.
 pub fn resolve(
     section: Option<&TrainingSection>,
     tuning: &Tuning,
     openai: &Hyperparameters,
-    problem: ProblemType,
+    problem: Option<ProblemType>,
     has_eval: bool,
 ) -> Result<TrainingSpec, ApiError> {
     let empty = TrainingSection::default();
     let s = section.unwrap_or(&empty);
-    refuse_language_fields(s)?;
+    if problem.is_some() {
+        refuse_language_fields(s)?;
+    }
+    let default_rate = default_rate(tuning, problem.is_none());
     let epochs = once("num_train_epochs", s.num_train_epochs, "n_epochs", openai.n_epochs.and_then(Auto::set).map(|n| n as f64))?;
     let batch = once("per_device_train_batch_size", s.per_device_train_batch_size, "batch_size", openai.batch_size.and_then(Auto::set))?;
     let multiplier = openai.learning_rate_multiplier.and_then(Auto::set);
     if multiplier.is_some_and(|m| !(m > 0.0 && m <= 1e6)) {
         return Err(ApiError::field("hyperparameters.learning_rate_multiplier", "`learning_rate_multiplier` must be above 0."));
     }
-    let rate = once("learning_rate", s.learning_rate, "learning_rate_multiplier", multiplier.map(|m| m * default_rate(tuning)))?;
+    let rate = once("learning_rate", s.learning_rate, "learning_rate_multiplier", multiplier.map(|m| m * default_rate))?;
     let best = best_model(s, problem, has_eval)?;
     Ok(TrainingSpec {
         num_train_epochs: within("num_train_epochs", epochs.unwrap_or(3.0), |v| v > 0.0 && v <= 1e5, "above 0 and at most 100000")?,
         max_steps: within("max_steps", s.max_steps.unwrap_or(-1), |v| v == -1 || (1..=1_000_000_000).contains(&v), "-1, or above 0")?,
-        per_device_train_batch_size: count("per_device_train_batch_size", batch.unwrap_or(16), 4096)?,
+        per_device_train_batch_size: count("per_device_train_batch_size", batch.unwrap_or(if problem.is_some() { 16 } else { 4 }), 4096)?,
         max_tokens_per_batch: s.max_tokens_per_batch.map(|n| count("max_tokens_per_batch", n, 1 << 22)).transpose()?,
         gradient_accumulation_steps: count("gradient_accumulation_steps", s.gradient_accumulation_steps.unwrap_or(1), 4096)?,
-        learning_rate: within("learning_rate", rate.unwrap_or(default_rate(tuning)), |v| v > 0.0 && v.is_finite(), "above 0")?,
+        learning_rate: within("learning_rate", rate.unwrap_or(default_rate), |v| v > 0.0 && v.is_finite(), "above 0")?,
         lr_scheduler_type: s.lr_scheduler_type.unwrap_or(SchedulerType::Linear),
         warmup_steps: warmup(s.warmup_steps.unwrap_or(0.0))?,
         weight_decay: within("weight_decay", s.weight_decay.unwrap_or(0.01), |v| (0.0..=100.0).contains(&v), "between 0 and 100")?,
@@ -59,7 +65,8 @@ pub fn resolve(
         early_stopping_patience: s.early_stopping_patience,
         gradient_checkpointing: s.gradient_checkpointing.unwrap_or(false),
         dtype: s.dtype.unwrap_or(Dtype::Auto),
-        packing: false,
+        packing: s.packing.unwrap_or(false),
+        assistant_only_loss: s.assistant_only_loss,
     })
 }
 
@@ -74,10 +81,10 @@ pub fn echo(training: &TrainingSpec, given: &Hyperparameters) -> Hyperparameters
     }
 }
 
-fn default_rate(tuning: &Tuning) -> f64 {
+fn default_rate(tuning: &Tuning, decoder: bool) -> f64 {
     match tuning {
         Tuning::Full => 5e-5,
-        // Every model that can be trained so far is an encoder; decoders will take 2e-4.
+        Tuning::Lora(_) if decoder => 2e-4,
         Tuning::Lora(_) | Tuning::Head => 1e-3,
     }
 }
@@ -115,18 +122,18 @@ fn warmup(value: f64) -> Result<f64, ApiError> {
     )
 }
 
-fn smoothing(value: f64, problem: ProblemType) -> Result<f64, ApiError> {
-    if value > 0.0 && problem != ProblemType::SingleLabelClassification {
+fn smoothing(value: f64, problem: Option<ProblemType>) -> Result<f64, ApiError> {
+    if value > 0.0 && problem != Some(ProblemType::SingleLabelClassification) {
         let message = "`training.label_smoothing_factor` needs one label a row.";
         return Err(ApiError::field("training.label_smoothing_factor", message));
     }
     within("label_smoothing_factor", value, |v| (0.0..=1.0).contains(&v), "between 0 and 1")
 }
 
-fn weights(given: Option<&ClassWeights>, problem: ProblemType) -> Result<Option<ClassWeights>, ApiError> {
+fn weights(given: Option<&ClassWeights>, problem: Option<ProblemType>) -> Result<Option<ClassWeights>, ApiError> {
     let Some(given) = given else { return Ok(None) };
     let wrong = |message: &str| Err(ApiError::field("training.class_weights", message));
-    if problem != ProblemType::SingleLabelClassification {
+    if problem != Some(ProblemType::SingleLabelClassification) {
         return wrong("`training.class_weights` needs one label a row.");
     }
     if let ClassWeights::Map(map) = given {
@@ -158,10 +165,11 @@ struct Best {
 }
 
 /// Choosing the best needs a figure, and a figure needs rows to evaluate.
-fn best_model(s: &TrainingSection, problem: ProblemType, has_eval: bool) -> Result<Best, ApiError> {
+fn best_model(s: &TrainingSection, problem: Option<ProblemType>, has_eval: bool) -> Result<Best, ApiError> {
     let known = match problem {
-        ProblemType::Regression => NUMBER_METRICS,
-        _ => CLASS_METRICS,
+        None => LANGUAGE_METRICS,
+        Some(ProblemType::Regression) => NUMBER_METRICS,
+        Some(_) => CLASS_METRICS,
     };
     if let Some(metric) = &s.metric_for_best_model {
         let plain = metric.strip_prefix("eval_").unwrap_or(metric);

@@ -1,7 +1,19 @@
-//! Answering: encoders that several classifiers share, and one pass over rows of any of them.
+//! Answering: encoders that several classifiers share with one pass over rows of any of them, and the generation engine.
 
 mod classifier;
+mod constraint;
+mod decoder;
+mod engine;
+mod page_pool;
+mod sampling;
 mod scores;
+mod sequence;
+mod text_stream;
 
 pub use classifier::{Answer, DEFAULT_THRESHOLD, ServedBase, ServedClassifier, classify};
+pub use constraint::{Constraint, Grammar};
+pub use decoder::{ServedAdapter, ServedDecoder};
+pub use engine::{Engine, EngineLimits};
+pub use sampling::{Sampling, likeliest, log_probabilities};
 pub use scores::{sigmoid, softmax};
+pub use sequence::{Event, Finish, Request, Sink, TokenInfo, Usage};

@@ -137,7 +137,7 @@ impl Reader<'_> {
             query: linear(0, &names.query, h, h)?,
             key: linear(1, &names.key, h, h)?,
             value: linear(2, &names.value, h, h)?,
-            attention: Attention { heads: c.heads, head_dim: h / c.heads, dropout: Dropout { p: c.attention_dropout, site } },
+            attention: Attention::bidirectional(i, c.heads, h / c.heads, Dropout { p: c.attention_dropout, site }),
             attention_out: linear(3, &names.attention_out, h, h)?,
             attention_dropout: Dropout { p: attention_dropout, site: site + 1 },
             attention_norm: self.norm(&names.attention_norm)?,

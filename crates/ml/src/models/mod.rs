@@ -1,14 +1,17 @@
-//! Models: encoders of the BERT, DistilBERT and RoBERTa families with a sequence classification head.
+//! Models: encoders of the BERT, DistilBERT and RoBERTa families with a sequence classification head, and decoders.
 
 mod config;
+pub mod decoder;
 mod encoder;
 mod head;
 mod init;
 mod load;
 mod save;
+pub mod source;
 mod weights;
 
 pub use config::{EncoderConfig, Family};
+pub use decoder::is_decoder;
 pub use encoder::{BackwardPlan, Encoder};
 pub use head::{Head, head_modules};
 pub use init::{Stream, kaiming_uniform, normal};

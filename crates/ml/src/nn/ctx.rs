@@ -51,6 +51,15 @@ impl Batch {
         self.cu_seqlens.push(self.ids.len() as u32);
     }
 
+    /// Appends tokens of a sequence whose first `start` tokens were seen in earlier passes.
+    pub fn push_at(&mut self, ids: &[u32], start: u32) {
+        self.ids.extend_from_slice(ids);
+        self.type_ids.resize(self.ids.len(), 0);
+        self.row_ids.resize(self.ids.len(), 0);
+        self.positions.extend((start..).take(ids.len()));
+        self.cu_seqlens.push(self.ids.len() as u32);
+    }
+
     /// Number of tokens.
     pub fn tokens(&self) -> usize {
         self.ids.len()
@@ -116,14 +125,39 @@ pub struct Ctx<'a> {
     pub precision: Precision,
     /// Which rows take which adapter; rows in no range take none.
     pub route: &'a [LoraRange<'a>],
+    /// Keys and values of earlier tokens, in serving of decoders.
+    pub cache: Option<CachedPass<'a>>,
     grads: Option<&'a Tensor>,
     tape: Option<Vec<Tensor>>,
+}
+
+/// Keys and values of one layer in pages of [`tunesmith_ops::paged::PAGE`] tokens.
+pub struct LayerPages {
+    /// `[pages, kv_heads, head_dim, PAGE]`.
+    pub k: Vec<f32>,
+    /// `[pages, kv_heads, PAGE, head_dim]`.
+    pub v: Vec<f32>,
+}
+
+/// Where a pass over new tokens finds, and leaves, keys and values.
+pub struct CachedPass<'a> {
+    /// Every layer's pages.
+    pub layers: &'a mut [LayerPages],
+    /// Position of the first new token of each sequence, `[sequences]`.
+    pub starts: &'a [u32],
+    /// The pages of each sequence in the order of its tokens, `[sequences]`.
+    pub tables: &'a [&'a [u32]],
 }
 
 impl<'a> Ctx<'a> {
     /// A pass that only answers: no tape, no dropout.
     pub fn infer(batch: &'a Batch, kernels: Kernels, route: &'a [LoraRange<'a>]) -> Self {
-        Self { batch, mode: Mode::Eval, kernels, precision: Precision::F32, route, grads: None, tape: None }
+        Self { batch, mode: Mode::Eval, kernels, precision: Precision::F32, route, cache: None, grads: None, tape: None }
+    }
+
+    /// A pass over new tokens whose sequences' earlier ones lie in a cache.
+    pub fn cached(batch: &'a Batch, route: &'a [LoraRange<'a>], cache: CachedPass<'a>) -> Self {
+        Self { cache: Some(cache), ..Self::infer(batch, Kernels::Native, route) }
     }
 
     /// A pass whose backward adds to `grads`, the flat buffer of [`super::Params`].
@@ -135,7 +169,7 @@ impl<'a> Ctx<'a> {
         precision: Precision,
         grads: &'a Tensor,
     ) -> Self {
-        Self { batch, mode, kernels, precision, route, grads: Some(grads), tape: Some(Vec::new()) }
+        Self { batch, mode, kernels, precision, route, cache: None, grads: Some(grads), tape: Some(Vec::new()) }
     }
 
     /// Whether layers must save what their backward needs.

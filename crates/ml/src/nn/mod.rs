@@ -8,23 +8,29 @@ mod attention;
 mod ctx;
 mod dropout;
 mod embedding;
+mod gated;
 mod linear;
 mod lora;
 mod norm;
 mod params;
+mod rms_norm;
+mod rope;
 mod view;
 
 use candle_core::Tensor;
 
 pub use activation::Act;
 pub use attention::Attention;
-pub use ctx::{Batch, Ctx, Kernels, LoraRange, Mode};
+pub use ctx::{Batch, CachedPass, Ctx, Kernels, LayerPages, LoraRange, Mode};
 pub use dropout::Dropout;
 pub use embedding::Embedding;
+pub use gated::Gated;
 pub use linear::Linear;
 pub use lora::{Adapter, LoraLayer};
 pub use norm::LayerNorm;
 pub use params::{Param, ParamInfo, Params, Slot, VisitParam};
+pub use rms_norm::RmsNorm;
+pub use rope::{Rope, RopeTable};
 pub use view::{F32View, with_f32_mut};
 
 /// `y + x` of the same shape; on the CPU in `y`'s memory, which nothing else may hold.

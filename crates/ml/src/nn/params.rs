@@ -38,17 +38,20 @@ pub struct Param {
     pub value: Tensor,
     /// Present where the parameter is trained.
     pub slot: Option<Slot>,
+    /// Whether the file holds it the other way round, as GPT-2 does its linear weights.
+    pub transposed: bool,
 }
 
 impl Param {
     /// A frozen parameter.
     pub fn new(name: impl Into<String>, value: Tensor) -> Self {
-        Self { name: name.into(), value, slot: None }
+        Self { name: name.into(), value, slot: None, transposed: false }
     }
 
     /// Whether weight decay applies: not to biases and not to norms, as in `transformers`.
     pub fn decays(&self) -> bool {
-        !(self.name.ends_with(".bias") || self.name.contains("LayerNorm") || self.name.contains("layer_norm"))
+        let module = self.name.trim_end_matches(".weight").rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
+        !(self.name.ends_with(".bias") || module.ends_with("norm") || module.starts_with("ln_"))
     }
 }
 

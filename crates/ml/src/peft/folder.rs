@@ -39,23 +39,49 @@ pub struct AdapterFolder<'a> {
 /// # Errors
 /// If a file cannot be written.
 pub fn save_adapter(folder: &Path, a: &AdapterFolder) -> Result<()> {
-    let mut tensors: Vec<(String, Tensor)> = Vec::new();
-    for layer in a.adapter.layers() {
-        for param in [&layer.a, &layer.b] {
-            tensors.push((format!("base_model.model.{}", param.name), param.value.clone()));
-        }
-    }
-    for param in a.head.params() {
-        if a.modules_to_save.iter().any(|m| in_module(a.family, &param.name, m)) {
-            tensors.push((format!("base_model.model.{}", param.name), param.value.clone()));
-        }
-    }
+    let updates = a.adapter.layers().flat_map(|l| [&l.a, &l.b]);
+    let head = a.head.params().filter(|p| a.modules_to_save.iter().any(|m| in_module(a.family, &p.name, m)));
+    let about = AdapterConfigFile {
+        base_name: a.base_name,
+        lora: a.lora,
+        target_modules: a.target_modules,
+        modules_to_save: a.modules_to_save,
+        task_type: "SEQ_CLS",
+        fan_in_fan_out: false,
+    };
+    write_adapter(folder, updates.chain(head).map(|p| (p.name.clone(), p.value.clone())).collect(), &about)?;
+    write_json(&folder.join("labels.json"), &json!(a.labels))?;
+    copy_tokenizer(a.base_folder, folder, a.max_length)
+}
+
+/// What adapter_config.json says.
+pub struct AdapterConfigFile<'a> {
+    /// The base's name, as `base_model_name_or_path`.
+    pub base_name: &'a str,
+    /// Settings of the updates.
+    pub lora: &'a LoraSpec,
+    /// Full names of the updated modules.
+    pub target_modules: &'a [String],
+    /// Modules that are saved whole.
+    pub modules_to_save: &'a [String],
+    /// PEFT's task.
+    pub task_type: &'static str,
+    /// Whether the base stores its linear weights transposed.
+    pub fan_in_fan_out: bool,
+}
+
+/// Writes adapter_config.json and adapter_model.safetensors (f32); the tensors' names are those of the model's modules.
+///
+/// # Errors
+/// If a file cannot be written.
+pub fn write_adapter(folder: &Path, tensors: Vec<(String, Tensor)>, a: &AdapterConfigFile) -> Result<()> {
+    let tensors: Vec<_> = tensors.into_iter().map(|(name, value)| (format!("base_model.model.{name}"), value)).collect();
     write_safetensors(&folder.join("adapter_model.safetensors"), &tensors)?;
     let config = json!({
         "auto_mapping": null,
         "base_model_name_or_path": a.base_name,
         "bias": "none",
-        "fan_in_fan_out": false,
+        "fan_in_fan_out": a.fan_in_fan_out,
         "inference_mode": true,
         "init_lora_weights": true,
         "layers_pattern": null,
@@ -69,13 +95,11 @@ pub fn save_adapter(folder: &Path, a: &AdapterFolder) -> Result<()> {
         "alpha_pattern": {},
         "revision": null,
         "target_modules": a.target_modules,
-        "task_type": "SEQ_CLS",
+        "task_type": a.task_type,
         "use_dora": false,
         "use_rslora": a.lora.use_rslora,
     });
-    write_json(&folder.join("adapter_config.json"), &config)?;
-    write_json(&folder.join("labels.json"), &json!(a.labels))?;
-    copy_tokenizer(a.base_folder, folder, a.max_length)
+    write_json(&folder.join("adapter_config.json"), &config)
 }
 
 /// Whether a head's tensor belongs to the module that `modules_to_save` names.

@@ -8,8 +8,21 @@ use fancy_regex::Regex;
 use serde::Deserialize;
 
 use crate::error::{MlError, Result};
-use crate::models::{BaseModel, Encoder, Head, WeightFile, head_modules, read_json};
-use crate::nn::{Adapter, LoraLayer, Param};
+use crate::models::decoder::{DecoderBase, DecoderFamily};
+use crate::models::{BaseModel, Head, WeightFile, head_modules, read_json};
+use crate::nn::{Adapter, Linear, LoraLayer, Param};
+
+/// The updates of a decoder.
+pub struct LoadedUpdates {
+    /// The updates.
+    pub adapter: Adapter,
+    /// `base_model_name_or_path`.
+    pub base_name: Option<String>,
+    /// Rank, for listings.
+    pub r: usize,
+    /// What a user should know, such as an adapter that changes nothing.
+    pub warnings: Vec<String>,
+}
 
 /// An adapter with its head.
 pub struct LoadedAdapter {
@@ -47,7 +60,8 @@ struct AdapterConfig {
 }
 
 impl AdapterConfig {
-    fn read(folder: &Path) -> Result<Self> {
+    /// `conv1d` says whether the base has linear layers that are stored transposed.
+    fn read(folder: &Path, conv1d: bool) -> Result<Self> {
         let path = folder.join("adapter_config.json");
         let config: Self =
             serde_json::from_value(read_json(&path)?).map_err(|e| MlError::AdapterMismatch(format!("{}: {e}", file_name(&path))))?;
@@ -55,7 +69,7 @@ impl AdapterConfig {
         match &config {
             c if c.peft_type != "LORA" => refuse(&format!("peft_type {:?} is not supported; supported: LORA", c.peft_type)),
             c if c.use_dora => refuse("use_dora: DoRA adapters are not supported"),
-            c if c.fan_in_fan_out => refuse("fan_in_fan_out: encoders have no Conv1D layers"),
+            c if c.fan_in_fan_out && !conv1d => refuse("fan_in_fan_out: the base model has no Conv1D layers"),
             c if c.bias.as_deref().is_some_and(|b| b != "none") => refuse("bias: only \"none\" is supported"),
             c if c.r == 0 => refuse("r: must be at least 1"),
             _ => Ok(config),
@@ -95,24 +109,46 @@ fn file_name(path: &Path) -> String {
 /// # Errors
 /// [`MlError::AdapterMismatch`] with the tensor's name, if one is missing, has no place or has another shape than its place.
 pub fn load_adapter(folder: &Path, base: &BaseModel) -> Result<LoadedAdapter> {
-    let config = AdapterConfig::read(folder)?;
-    let file = folder.join("adapter_model.safetensors");
-    let weights = WeightFile::open(&[file]).map_err(|e| MlError::AdapterMismatch(e.to_string()))?;
-    let mut tensors: BTreeMap<String, String> = BTreeMap::new();
-    for name in weights.names() {
-        tensors.insert(plain_name(name), name.to_owned());
-    }
-    let mut place = Place { weights: &weights, tensors, base, device: base.device() };
-    let head = place.head()?;
-    let adapter = place.adapter(&config, &head)?;
-    if let Some((_, name)) = place.tensors.first_key_value() {
-        return Err(MlError::AdapterMismatch(format!("tensor {name} has no place in the base model")));
-    }
+    let config = AdapterConfig::read(folder, false)?;
+    let weights = open(folder)?;
+    let mut place = Place::new(&weights, base.device());
+    let head = place.head(base)?;
+    // PEFT's `all-linear` takes BERT's pooler for a part of the encoder.
+    let adapter = place.adapter(&config, base.encoder.linears().chain([&head.dense]))?;
+    place.all_used()?;
     let mut warnings = Vec::new();
-    if adapter.layers().next().is_some() && adapter.layers().map(is_zero).collect::<Result<Vec<_>>>()?.iter().all(|z| *z) {
+    if adapter.layers().next().is_some() && changes_nothing(&adapter)? {
         warnings.push("every lora_B is zero: beside its head the adapter changes nothing".to_owned());
     }
     Ok(LoadedAdapter { adapter, head, base_name: config.base_model_name_or_path, r: config.r, warnings })
+}
+
+/// Loads the adapter in `folder` for a decoder.
+///
+/// # Errors
+/// [`MlError::AdapterMismatch`] with the tensor's name, if one is missing, has no place or has another shape than its place.
+pub fn load_language_adapter(folder: &Path, base: &DecoderBase) -> Result<LoadedUpdates> {
+    let config = AdapterConfig::read(folder, base.decoder.config.family == DecoderFamily::Gpt2)?;
+    let weights = open(folder)?;
+    let mut place = Place::new(&weights, base.device());
+    let adapter = place.adapter(&config, base.decoder.linears())?;
+    place.all_used()?;
+    if adapter.layers().next().is_none() {
+        return Err(MlError::AdapterMismatch("no tensor of the adapter matches a module of the base model".to_owned()));
+    }
+    let mut warnings = Vec::new();
+    if changes_nothing(&adapter)? {
+        warnings.push("every lora_B is zero: the adapter changes nothing".to_owned());
+    }
+    Ok(LoadedUpdates { adapter, base_name: config.base_model_name_or_path, r: config.r, warnings })
+}
+
+fn open(folder: &Path) -> Result<WeightFile> {
+    WeightFile::open(&[folder.join("adapter_model.safetensors")]).map_err(|e| MlError::AdapterMismatch(e.to_string()))
+}
+
+fn changes_nothing(adapter: &Adapter) -> Result<bool> {
+    Ok(adapter.layers().map(is_zero).collect::<Result<Vec<_>>>()?.iter().all(|z| *z))
 }
 
 fn is_zero(layer: &LoraLayer) -> Result<bool> {
@@ -132,11 +168,22 @@ fn plain_name(name: &str) -> String {
 struct Place<'a> {
     weights: &'a WeightFile,
     tensors: BTreeMap<String, String>,
-    base: &'a BaseModel,
     device: &'a Device,
 }
 
-impl Place<'_> {
+impl<'a> Place<'a> {
+    fn new(weights: &'a WeightFile, device: &'a Device) -> Self {
+        let tensors = weights.names().into_iter().map(|name| (plain_name(name), name.to_owned())).collect();
+        Self { weights, tensors, device }
+    }
+
+    fn all_used(&self) -> Result<()> {
+        match self.tensors.first_key_value() {
+            Some((_, name)) => Err(MlError::AdapterMismatch(format!("tensor {name} has no place in the base model"))),
+            None => Ok(()),
+        }
+    }
+
     fn take(&mut self, plain: &str, shape: &[usize]) -> Result<Tensor> {
         let Some(name) = self.tensors.remove(plain) else {
             return Err(MlError::AdapterMismatch(format!("tensor base_model.model.{plain} is missing")));
@@ -148,11 +195,10 @@ impl Place<'_> {
         self.weights.get(&name, shape, self.device).map_err(|e| MlError::AdapterMismatch(e.to_string()))
     }
 
-    /// The updates of the encoder and, since PEFT's `all-linear` takes BERT's pooler for a part of it, of the head's dense layer.
-    fn adapter(&mut self, config: &AdapterConfig, head: &Head) -> Result<Adapter> {
-        let encoder: &Encoder = &self.base.encoder;
+    /// The updates of these layers.
+    fn adapter<'l>(&mut self, config: &AdapterConfig, linears: impl Iterator<Item = &'l Linear>) -> Result<Adapter> {
         let mut adapter = Adapter::default();
-        for linear in encoder.linears().chain([&head.dense]) {
+        for linear in linears {
             let name = linear.name().to_owned();
             let (a, b) = (format!("{name}.lora_A.weight"), format!("{name}.lora_B.weight"));
             if !self.tensors.contains_key(&a) && !self.tensors.contains_key(&b) {
@@ -191,8 +237,8 @@ impl Place<'_> {
         Ok(adapter)
     }
 
-    fn head(&mut self) -> Result<Head> {
-        let config = &self.base.encoder.config;
+    fn head(&mut self, base: &BaseModel) -> Result<Head> {
+        let config = &base.encoder.config;
         let h = config.hidden;
         let (dense, out) = head_modules(config.family);
         let weight = format!("{out}.weight");
@@ -212,10 +258,7 @@ impl Place<'_> {
         } else {
             let missing =
                 || MlError::AdapterMismatch(format!("tensor base_model.model.{dw} is missing, in the adapter and in the base model"));
-            (
-                self.base.head_tensor(dense, "weight", &[h, h])?.ok_or_else(missing)?,
-                self.base.head_tensor(dense, "bias", &[h])?.ok_or_else(missing)?,
-            )
+            (base.head_tensor(dense, "weight", &[h, h])?.ok_or_else(missing)?, base.head_tensor(dense, "bias", &[h])?.ok_or_else(missing)?)
         };
         Head::from_tensors(config, dw, db, ow, ob, false)
     }

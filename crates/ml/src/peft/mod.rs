@@ -5,7 +5,7 @@ mod load;
 mod start;
 mod targets;
 
-pub use folder::{AdapterFolder, save_adapter};
-pub use load::{LoadedAdapter, load_adapter};
+pub use folder::{AdapterConfigFile, AdapterFolder, save_adapter, write_adapter};
+pub use load::{LoadedAdapter, LoadedUpdates, load_adapter, load_language_adapter};
 pub use start::new_adapter;
 pub use targets::{head_modules_to_save, target_layers};

@@ -1,11 +1,11 @@
 //! A new adapter, as PEFT starts one: A from a uniform distribution, B zero.
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::targets::target_layers;
 use crate::error::Result;
-use crate::models::{Encoder, kaiming_uniform};
-use crate::nn::{Adapter, LoraLayer, Param};
+use crate::models::kaiming_uniform;
+use crate::nn::{Adapter, Linear, LoraLayer, Param};
 use crate::spec::LoraSpec;
 
 impl LoraSpec {
@@ -15,15 +15,14 @@ impl LoraSpec {
     }
 }
 
-/// The adapter that a job starts from, and the full names of its modules.
+/// The adapter that a job starts from, on these layers of its base, and the full names of its modules.
 ///
 /// # Errors
 /// If the targets match nothing.
-pub fn new_adapter(encoder: &Encoder, spec: &LoraSpec, seed: u64) -> Result<(Adapter, Vec<String>)> {
-    let targets = target_layers(encoder, &spec.target_modules)?;
-    let device = encoder.params().next().map_or(&candle_core::Device::Cpu, |p| p.value.device());
+pub fn new_adapter(linears: &[&Linear], spec: &LoraSpec, seed: u64, device: &Device) -> Result<(Adapter, Vec<String>)> {
+    let targets = target_layers(linears, &spec.target_modules)?;
     let mut adapter = Adapter::default();
-    for linear in encoder.linears().filter(|l| targets.iter().any(|(id, _)| *id == l.id)) {
+    for linear in linears.iter().filter(|l| targets.iter().any(|(id, _)| *id == l.id)) {
         let (out, input) = linear.shape();
         let name = |part| format!("{}.lora_{part}.weight", linear.name());
         let a = Param::new(name("A"), kaiming_uniform(&[spec.r, input], seed, &name("A"), device)?);

@@ -3,7 +3,8 @@
 use fancy_regex::Regex;
 
 use crate::error::{MlError, Result};
-use crate::models::{Encoder, Family, Head};
+use crate::models::{Family, Head};
+use crate::nn::Linear;
 use crate::spec::TargetModules;
 
 /// The word that means every linear layer but the head's.
@@ -13,11 +14,12 @@ pub const ALL_LINEAR: &str = "all-linear";
 ///
 /// # Errors
 /// If a name matches nothing, or the expression is malformed or matches nothing.
-pub fn target_layers(encoder: &Encoder, targets: &TargetModules) -> Result<Vec<(usize, String)>> {
+pub fn target_layers(linears: &[&Linear], targets: &TargetModules) -> Result<Vec<(usize, String)>> {
     const PARAM: &str = "tuning.target_modules";
-    let layers: Vec<(usize, String)> = encoder.linears().map(|l| (l.id, l.name().to_owned())).collect();
+    let layers: Vec<(usize, String)> = linears.iter().map(|l| (l.id, l.name().to_owned())).collect();
     let known = || {
-        let mut last: Vec<&str> = layers.iter().filter_map(|(_, n)| n.split(".layer.0.").nth(1)).collect();
+        let first_block = |name: &str| name.split_once(".0.").map(|(_, last)| last.to_owned());
+        let mut last: Vec<String> = layers.iter().filter_map(|(_, n)| first_block(n)).collect();
         last.sort_unstable();
         last.join(", ")
     };
@@ -43,7 +45,7 @@ pub fn target_layers(encoder: &Encoder, targets: &TargetModules) -> Result<Vec<(
         TargetModules::Names(names) => {
             let matches = |name: &str, target: &str| name == target || name.ends_with(&format!(".{target}"));
             if let Some(none) = names.iter().find(|t| !layers.iter().any(|(_, n)| matches(n, t))) {
-                return Err(MlError::setting(PARAM, format!("{none:?} names no linear layer of the encoder; there are: {}", known())));
+                return Err(MlError::setting(PARAM, format!("{none:?} names no linear layer of the model; there are: {}", known())));
             }
             if names.is_empty() {
                 return Err(MlError::setting(PARAM, "names no module"));

@@ -39,7 +39,7 @@ impl Classifier {
         let mut head = Head::for_training(&base, &spec.data.labels, outputs, spec.seed)?;
         let family = base.encoder.config.family;
         let (mut adapter, target_modules) = match &spec.tuning {
-            Tuning::Lora(lora) => new_adapter(&base.encoder, lora, spec.seed)?,
+            Tuning::Lora(lora) => new_adapter(&base.encoder.linears().collect::<Vec<_>>(), lora, spec.seed, base.device())?,
             Tuning::Full | Tuning::Head => (Adapter::default(), Vec::new()),
         };
         let modules_to_save = match &spec.tuning {

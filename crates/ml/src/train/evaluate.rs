@@ -4,33 +4,27 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use serde_json::{Map, json};
-use tunesmith_data::Example;
 
 use super::observer::{Control, Level, Observer};
 use super::run::Run;
 use crate::error::{MlError, Result};
-use crate::eval::{EvalReport, report};
-use crate::infer::DEFAULT_THRESHOLD;
-use crate::text::{Encoded, by_tokens};
+use crate::eval::EvalReport;
 
 /// Tokens in an evaluation batch.
 pub const EVAL_TOKENS: usize = 4096;
 
 /// An evaluation's figures that say "smaller is better".
 fn smaller_is_better(metric: &str) -> bool {
-    ["loss", "mse", "rmse", "mae"].iter().any(|m| metric.trim_start_matches("eval_") == *m)
+    ["loss", "mse", "rmse", "mae", "perplexity"].iter().any(|m| metric.trim_start_matches("eval_") == *m)
 }
 
 impl Run<'_> {
     /// Evaluates the current weights; breaks off if the observer wants something else meanwhile.
     pub(super) fn evaluate(&mut self, observer: &mut dyn Observer) -> Result<ControlFlow<Control, EvalReport>> {
-        let started = Instant::now();
-        let logits = match logits(&self.p.eval, observer, |rows| self.classifier.logits(&self.batch(rows, &self.p.eval, 0)))? {
-            ControlFlow::Continue(logits) => logits,
+        let report = match self.model.evaluate(observer)? {
+            ControlFlow::Continue(report) => report,
             ControlFlow::Break(other) => return Ok(ControlFlow::Break(other)),
         };
-        let rows: &[Example] = &self.p.job.eval;
-        let report = report(rows, &logits, &self.p.job.spec.data.labels, &self.p.loss, DEFAULT_THRESHOLD, started.elapsed());
         let mut entry = Map::from_iter([("step".to_owned(), json!(self.state.step)), ("epoch".to_owned(), json!(self.epochs()))]);
         entry.extend(report.metrics.clone());
         observer.log(entry);
@@ -81,21 +75,4 @@ impl Run<'_> {
         }
         Ok(())
     }
-}
-
-/// Logits of all rows in order, in batches by tokens; breaks off if the observer wants something else meanwhile.
-fn logits(
-    rows: &[Encoded],
-    observer: &mut dyn Observer,
-    mut run: impl FnMut(&[usize]) -> Result<Vec<f32>>,
-) -> Result<ControlFlow<Control, Vec<f32>>> {
-    let mut all = Vec::new();
-    for batch in by_tokens(rows.iter().map(|r| r.ids.len()), EVAL_TOKENS) {
-        match observer.control() {
-            Control::Continue => {}
-            other => return Ok(ControlFlow::Break(other)),
-        }
-        all.extend(run(&batch.collect::<Vec<_>>())?);
-    }
-    Ok(ControlFlow::Continue(all))
 }

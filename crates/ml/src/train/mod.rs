@@ -1,7 +1,11 @@
 //! Training: one readable loop, its schedule, order, losses, checkpoints and the hooks of its caller.
 
+mod classification;
 mod classifier;
+mod estimate;
 mod evaluate;
+mod language;
+mod language_model;
 mod loss;
 mod observer;
 mod order;
@@ -10,13 +14,16 @@ mod run;
 mod schedule;
 mod speed;
 mod state;
+mod trainee;
 
 pub use classifier::{Classifier, precision};
 pub use evaluate::EVAL_TOKENS;
+pub use language::{TextRow, evaluate_language};
+pub use language_model::{LanguageLoss, LanguageModel, Sequence};
 pub use loss::{LossSettings, class_weights, loss};
 pub use observer::{CheckpointReady, Control, Level, Observer, Progress};
 pub use order::{EpochOrder, Step};
-pub use prepare::{Plan, Prepared, TrainJob, base_limit};
-pub use run::{Finished, Outcome};
+pub use prepare::{JobRows, Plan, Prepared, TrainJob, base_limit};
+pub use run::{FinalEvaluation, Finished, Outcome};
 pub use schedule::Schedule;
 pub use state::TrainState;

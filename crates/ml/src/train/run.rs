@@ -3,22 +3,23 @@
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::{Map, Value, json};
-use tunesmith_data::{Example, Target};
+use tunesmith_data::Example;
 use tunesmith_ops::optim::AdamW;
 
-use super::classifier::Classifier;
+use super::language_model::Sequence;
 use super::loss::LossSettings;
 use super::observer::{CheckpointReady, Control, Level, Observer, Progress};
 use super::order::{EpochOrder, Step};
 use super::prepare::Prepared;
 use super::schedule::Schedule;
 use super::state::{TrainState, load_tensors};
+use super::trainee::Trainee;
 use crate::error::{MlError, Result};
-use crate::infer::{Answer, DEFAULT_THRESHOLD};
-use crate::nn::{Batch, Mode};
+use crate::nn::Mode;
 use crate::spec::{TrainingSpec, Tuning};
 use crate::text::Encoded;
 
@@ -46,12 +47,23 @@ pub struct Finished {
     pub target_modules: Vec<String>,
     /// The loop's last state.
     pub state: TrainState,
-    /// Evaluation rows, for the saved model's evaluation.
-    pub eval: Vec<Example>,
-    /// The same rows as tokens.
-    pub eval_tokens: Vec<Encoded>,
-    /// The loss of that evaluation.
-    pub loss: LossSettings,
+    /// What the saved model is to be evaluated on.
+    pub eval: Arc<FinalEvaluation>,
+}
+
+/// The rows of the saved model's evaluation.
+pub enum FinalEvaluation {
+    /// Of a classifier.
+    Classification {
+        /// The rows.
+        rows: Vec<Example>,
+        /// The same rows as tokens.
+        tokens: Vec<Encoded>,
+        /// The loss.
+        loss: LossSettings,
+    },
+    /// Of a language model.
+    Language(Vec<Sequence>),
 }
 
 impl Prepared {
@@ -62,7 +74,7 @@ impl Prepared {
     pub fn run(self, resume: Option<&std::path::Path>, observer: &mut dyn Observer) -> Result<Outcome> {
         let mut outcome = Run::start(&self, resume, observer)?.run(observer)?;
         if let Outcome::Finished(finished) = &mut outcome {
-            (finished.eval, finished.eval_tokens) = (self.job.eval, self.eval);
+            finished.eval = Arc::new(self.into_evaluation());
         }
         Ok(outcome)
     }
@@ -70,7 +82,7 @@ impl Prepared {
 
 pub(super) struct Run<'a> {
     pub(super) p: &'a Prepared,
-    pub(super) classifier: Classifier,
+    pub(super) model: Box<dyn Trainee + 'a>,
     schedule: Schedule,
     pub(super) state: TrainState,
     order: EpochOrder,
@@ -85,8 +97,8 @@ pub(super) struct Run<'a> {
 impl<'a> Run<'a> {
     fn start(p: &'a Prepared, resume: Option<&std::path::Path>, observer: &mut dyn Observer) -> Result<Self> {
         let spec = &p.job.spec;
-        let classifier = p.classifier()?;
-        let lengths: Vec<usize> = p.train.iter().map(|e| e.ids.len()).collect();
+        let model = p.trainee()?;
+        let lengths = p.lengths();
         let (kernel_set, version) = (tunesmith_ops::cpu::kernel_set(), env!("CARGO_PKG_VERSION").to_owned());
         let mut state =
             TrainState { data_sha256: p.job.data_sha256.clone(), kernel_set, version, threads: p.job.threads, ..TrainState::default() };
@@ -103,7 +115,7 @@ impl<'a> Run<'a> {
                 );
                 observer.event(Level::Warn, message, json!({"kernel_set": state.kernel_set, "before": earlier.kernel_set}));
             }
-            load_tensors(folder, &classifier.params, true)?;
+            load_tensors(folder, model.params(), true)?;
             saved_at = Some(earlier.step);
             state = TrainState { kernel_set: state.kernel_set, version: state.version, threads: state.threads, ..earlier };
         }
@@ -115,25 +127,29 @@ impl<'a> Run<'a> {
             epoch: (0, 0),
             started: now,
             p,
-            classifier,
+            model,
             state,
             lengths,
             saved_at,
         };
         // An evaluation that is due belongs to the epoch of the step before it.
         run.seek(run.state.step.saturating_sub(1));
-        run.classifier.pack()?;
+        run.model.pack()?;
         run.observe_model(observer);
         Ok(run)
     }
 
     fn observe_model(&self, observer: &mut dyn Observer) {
-        let (trained, total) = (self.classifier.trainable_parameters(), self.classifier.total_parameters());
+        let (trained, total) = (self.model.params().len(), self.model.total_parameters());
         let message = format!("Training {trained} of {total} parameters for {} steps in {}.", self.p.plan.total_steps, self.p.plan.dtype);
-        observer.event(Level::Info, message, json!({
-            "trainable_parameters": trained, "total_parameters": total, "total_steps": self.p.plan.total_steps,
-            "dtype": self.p.plan.dtype, "target_modules": self.classifier.target_modules(), "modules_to_save": self.classifier.modules_to_save(),
-        }));
+        observer.event(
+            Level::Info,
+            message,
+            json!({
+                "trainable_parameters": trained, "total_parameters": total, "total_steps": self.p.plan.total_steps,
+                "dtype": self.p.plan.dtype, "target_modules": self.model.target_modules(), "modules_to_save": self.model.modules_to_save(),
+            }),
+        );
     }
 
     fn spec(&self) -> &TrainingSpec {
@@ -200,38 +216,27 @@ impl<'a> Run<'a> {
         (self.epoch.0, step)
     }
 
-    pub(super) fn batch(&self, rows: &[usize], encoded: &[Encoded], first_number: u64) -> Batch {
-        let mut batch = Batch::new();
-        for (i, row) in rows.iter().enumerate() {
-            let e = &encoded[*row];
-            batch.push(&e.ids, &e.type_ids, first_number + i as u64, self.classifier.position_offset());
-        }
-        batch
-    }
-
     fn step(&mut self, observer: &mut dyn Observer) -> Result<Control> {
         let (epoch, step) = self.next_step();
         let number = self.state.step + 1;
-        let targets = |rows: &[usize]| rows.iter().map(|r| &self.p.job.train[*r].target).collect::<Vec<&Target>>();
         let all: Vec<usize> = step.rows().collect();
-        let denominator = self.p.loss.denominator(targets(&all).into_iter(), self.classifier.outputs());
-        self.classifier.zero_grads()?;
+        let denominator = self.model.denominator(&all);
+        self.model.zero_grads()?;
         let (mut loss, mut first) = (0.0, step.first as u64);
         for rows in &step.micro_batches {
             match observer.control() {
                 Control::Continue => {}
                 other => return Ok(other),
             }
-            let batch = self.batch(rows, &self.p.train, first);
             let mode = Mode::Train { seed: self.p.job.spec.seed, step: epoch };
-            let value = self.classifier.train_batch(&batch, &targets(rows), &self.p.loss, denominator, mode)?;
+            let value = self.model.train_batch(rows, first, denominator, mode)?;
             if !value.is_finite() {
                 return Err(self.not_finite("loss", number, rows));
             }
             loss += value;
             first += rows.len() as u64;
         }
-        let norm = self.classifier.grad_norm()?;
+        let norm = self.model.grad_norm()?;
         if !norm.is_finite() {
             return Err(self.not_finite("gradient", number, &all));
         }
@@ -246,14 +251,14 @@ impl<'a> Run<'a> {
             weight_decay: s.weight_decay as f32,
             step: number,
         };
-        self.classifier.update(&adamw, clip as f32)?;
+        self.model.update(&adamw, clip as f32)?;
         self.count(&all, loss);
         self.after_step(learning_rate, norm, observer);
         Ok(Control::Continue)
     }
 
     fn not_finite(&self, what: &'static str, step: u64, rows: &[usize]) -> MlError {
-        let lines: Vec<String> = rows.iter().take(32).map(|r| self.p.job.train[*r].line.to_string()).collect();
+        let lines: Vec<String> = rows.iter().take(32).map(|r| self.model.line(*r).to_string()).collect();
         let more = if rows.len() > 32 { format!(" and {} more", rows.len() - 32) } else { String::new() };
         MlError::NotFinite { what, step, rows: lines.join(", ") + &more }
     }
@@ -303,7 +308,7 @@ impl<'a> Run<'a> {
             self.window_started = (Instant::now(), self.state.trained_rows, self.state.trained_tokens);
         }
         let due = |every: Option<u64>| every.map_or(epoch_ends, |n| step.is_multiple_of(n.max(1)));
-        self.state.evaluation_due = !self.p.eval.is_empty() && (due(self.spec().eval_steps) || last);
+        self.state.evaluation_due = self.p.plan.eval_rows > 0 && (due(self.spec().eval_steps) || last);
         self.state.checkpoint_due = due(self.spec().save_steps) || last;
     }
 
@@ -317,8 +322,8 @@ impl<'a> Run<'a> {
             fs::remove_dir_all(&folder).map_err(|e| MlError::io(&folder, e))?;
         }
         fs::create_dir_all(&model).map_err(|e| MlError::io(&model, e))?;
-        self.save_model(&model)?;
-        self.state.save(&folder, &self.classifier.params)?;
+        self.model.save(&model)?;
+        self.state.save(&folder, self.model.params())?;
         let mut metrics = Map::from_iter([("step".to_owned(), json!(step)), ("train_loss".to_owned(), json!(self.state.last_loss))]);
         if let Some(evaluation) = &self.state.last_evaluation {
             metrics.insert("valid_loss".to_owned(), evaluation["eval_loss"].clone());
@@ -329,11 +334,6 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn save_model(&self, folder: &std::path::Path) -> Result<()> {
-        self.classifier.save(folder, &self.p.job.spec, &self.p.job.base_name, self.p.max_length)?;
-        Answer { problem_type: self.p.job.spec.data.problem_type, threshold: DEFAULT_THRESHOLD }.write(folder)
-    }
-
     /// Chooses the weights, writes the model.
     fn finish(mut self, observer: &mut dyn Observer) -> Result<Outcome> {
         let mut model_step = self.state.step;
@@ -342,8 +342,8 @@ impl<'a> Run<'a> {
             && best != model_step
         {
             let folder = observer.state_folder(best)?;
-            load_tensors(&folder, &self.classifier.params, false)?;
-            self.classifier.pack()?;
+            load_tensors(&folder, self.model.params(), false)?;
+            self.model.pack()?;
             model_step = best;
             observer.event(
                 Level::Info,
@@ -356,19 +356,17 @@ impl<'a> Run<'a> {
             fs::remove_dir_all(&model).map_err(|e| MlError::io(&model, e))?;
         }
         fs::create_dir_all(&model).map_err(|e| MlError::io(&model, e))?;
-        self.save_model(&model)?;
+        self.model.save(&model)?;
         self.state.train_seconds += self.started.elapsed().as_secs_f64();
         let lora = matches!(self.p.job.spec.tuning, Tuning::Lora(_));
         Ok(Outcome::Finished(Box::new(Finished {
             model,
             model_step,
-            trainable_parameters: self.classifier.trainable_parameters(),
-            total_parameters: self.classifier.total_parameters(),
-            target_modules: if lora { self.classifier.target_modules().to_vec() } else { Vec::new() },
+            trainable_parameters: self.model.params().len(),
+            total_parameters: self.model.total_parameters(),
+            target_modules: if lora { self.model.target_modules().to_vec() } else { Vec::new() },
             state: self.state,
-            eval: Vec::new(),
-            eval_tokens: Vec::new(),
-            loss: self.p.loss.clone(),
+            eval: Arc::new(FinalEvaluation::Language(Vec::new())),
         })))
     }
 }

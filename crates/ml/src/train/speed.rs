@@ -5,8 +5,6 @@ use std::time::{Duration, Instant};
 use tunesmith_ops::matmul::{Epilogue, Layout, Packed, Precision, matmul};
 
 use super::prepare::Prepared;
-use crate::error::Result;
-use crate::models::EncoderConfig;
 use crate::spec::Tuning;
 
 /// Time beside the products: attention, norms, activations, the optimiser, evaluations; seen on MiniLM.
@@ -18,11 +16,7 @@ const ROWS: usize = 512;
 
 impl Prepared {
     /// Estimated seconds of training, on the current pool's threads.
-    ///
-    /// # Errors
-    /// If the base's configuration cannot be read.
-    pub fn estimated_seconds(&self) -> Result<f64> {
-        let c = EncoderConfig::read(&self.job.base_folder)?;
+    pub fn estimated_seconds(&self) -> f64 {
         // Forward, the gradient of inputs, and where weights are trained their gradient.
         let passes = match self.job.spec.tuning {
             Tuning::Full => 3.0,
@@ -37,7 +31,8 @@ impl Prepared {
         };
         let rows_per_step = (rows_per_micro_batch * settings.gradient_accumulation_steps as f64).min(self.plan.train_rows as f64);
         let tokens = self.plan.total_steps as f64 * rows_per_step * tokens_per_row;
-        Ok(tokens * 2.0 * c.linear_elements() as f64 * passes * BESIDE_PRODUCTS / rate(c.intermediate, c.hidden, self.precision))
+        let c = self.linear;
+        tokens * 2.0 * c.elements as f64 * passes * BESIDE_PRODUCTS / rate(c.intermediate, c.hidden, self.precision)
     }
 }
 

@@ -14,7 +14,7 @@ use tunesmith_ml::error::Result;
 use tunesmith_ml::models::{normal, write_json, write_safetensors};
 use tunesmith_ml::nn::Kernels;
 use tunesmith_ml::spec::JobSpec;
-use tunesmith_ml::train::{CheckpointReady, Control, Finished, Level, Observer, Outcome, Prepared, Progress, TrainJob};
+use tunesmith_ml::train::{CheckpointReady, Control, Finished, JobRows, Level, Observer, Outcome, Prepared, Progress, TrainJob};
 
 use super::reference::*;
 
@@ -153,8 +153,7 @@ impl Job {
             spec: self.spec.clone(),
             base_folder: self.base.clone(),
             base_name: "tiny".into(),
-            train: self.train.clone(),
-            eval: self.eval.clone(),
+            rows: JobRows::Examples { train: self.train.clone(), eval: self.eval.clone() },
             data_sha256: self.data.clone(),
             work_dir: work_dir.to_owned(),
             device: Device::Cpu,

@@ -43,6 +43,7 @@ pub fn spec(tuning: Tuning, labels: &[&str]) -> JobSpec {
             labels_by_id: false,
             problem_type: ProblemType::SingleLabelClassification,
             validation_split: 0.0,
+            language: None,
         },
         tuning,
         training: TrainingSpec {
@@ -73,6 +74,7 @@ pub fn spec(tuning: Tuning, labels: &[&str]) -> JobSpec {
             gradient_checkpointing: false,
             dtype: Dtype::Float32,
             packing: false,
+            assistant_only_loss: None,
         },
     }
 }

@@ -1,0 +1,148 @@
+//! Answers that keep to a JSON schema, a regular expression or a list of choices, by llguidance: at each token it says which
+//! tokens may come next.
+
+use std::sync::Arc;
+
+use llguidance::api::TopLevelGrammar;
+use llguidance::toktrie::{InferenceCapabilities, SimpleVob, TokEnv, TokRxInfo, TokTrie, TokenId, TokenizerEnv};
+use llguidance::{Matcher, ParserFactory};
+use serde_json::{Value, json};
+
+use crate::error::{MlError, Result};
+
+/// White space in a row outside strings, at most: a small model would otherwise fill its whole answer with it.
+const WHITE_SPACE: &str = r"[\x20\x0A\x0D\x09]{1,16}";
+
+/// Bytes of a grammar's text, at most.
+const MAX_GRAMMAR_BYTES: usize = 256 << 10;
+
+/// What an answer keeps to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Grammar {
+    /// A JSON value of this schema.
+    JsonSchema(Value),
+    /// A JSON object.
+    JsonObject,
+    /// A text that the whole expression matches.
+    Regex(String),
+    /// One of these texts.
+    Choice(Vec<String>),
+}
+
+/// Compiles grammars for one tokenizer.
+pub struct Grammars {
+    factory: ParserFactory,
+}
+
+struct Tokens(TokTrie);
+
+impl TokenizerEnv for Tokens {
+    fn tok_trie(&self) -> &TokTrie {
+        &self.0
+    }
+
+    fn tokenize_bytes(&self, s: &[u8]) -> Vec<TokenId> {
+        self.0.greedy_tokenize(s)
+    }
+}
+
+impl Grammars {
+    /// For a tokenizer whose token `i` stands for `bytes[i]` (special ones after the byte 0xFF); `end` may come where the
+    /// grammar is complete.
+    ///
+    /// # Errors
+    /// If the tokens cannot be put into a trie.
+    pub fn new(bytes: &[Vec<u8>], end: u32) -> Result<Self> {
+        let info = TokRxInfo::new(bytes.len() as u32, end);
+        let tokens: TokEnv = Arc::new(Tokens(TokTrie::from(&info, bytes)));
+        let mut factory =
+            ParserFactory::new(&tokens, InferenceCapabilities::default(), &[]).map_err(|e| MlError::Tokenizer(e.to_string()))?;
+        factory.quiet();
+        Ok(Self { factory })
+    }
+
+    /// A constraint at the beginning of its answer.
+    ///
+    /// # Errors
+    /// [`MlError::Setting`] if the grammar is malformed, too large, uses what is not supported, or cannot be satisfied.
+    pub fn compile(&self, grammar: &Grammar) -> Result<Constraint> {
+        let refuse = |message: String| MlError::setting("response_format", message);
+        let grammar = match grammar {
+            Grammar::JsonSchema(schema) => TopLevelGrammar::from_json_schema(with_white_space(schema)?),
+            Grammar::JsonObject => TopLevelGrammar::from_json_schema(with_white_space(&json!({"type": "object"}))?),
+            Grammar::Regex(regex) => {
+                check_size(regex.len())?;
+                TopLevelGrammar::from_regex(regex)
+            }
+            Grammar::Choice(choices) => {
+                if choices.is_empty() {
+                    return Err(refuse("a list of choices needs at least one".to_owned()));
+                }
+                check_size(choices.iter().map(String::len).sum())?;
+                let quoted: Vec<String> = choices.iter().map(|c| Value::from(c.as_str()).to_string()).collect();
+                TopLevelGrammar::from_lark(format!("start: {}", quoted.join(" | ")))
+            }
+        };
+        let parser = self.factory.create_parser(grammar).map_err(|e| refuse(e.to_string()))?;
+        let mut matcher = Matcher::new(Ok(parser));
+        // A grammar without any sentence shows itself at its first token.
+        matcher.compute_mask_or_eos().map_err(|e| refuse(e.to_string()))?;
+        Ok(Constraint { matcher })
+    }
+}
+
+fn check_size(bytes: usize) -> Result<()> {
+    match bytes <= MAX_GRAMMAR_BYTES {
+        true => Ok(()),
+        false => Err(MlError::setting("response_format", format!("the grammar has {bytes} bytes; at most {MAX_GRAMMAR_BYTES} are read"))),
+    }
+}
+
+/// The schema with our rule for white space in place of its own.
+fn with_white_space(schema: &Value) -> Result<Value> {
+    check_size(schema.to_string().len())?;
+    let mut schema = schema.clone();
+    match &mut schema {
+        Value::Object(map) => {
+            map.insert("x-guidance".to_owned(), json!({"whitespace_pattern": WHITE_SPACE}));
+            Ok(schema)
+        }
+        // A schema that allows everything, or nothing.
+        Value::Bool(true) => Ok(json!({"x-guidance": {"whitespace_pattern": WHITE_SPACE}})),
+        other => Err(MlError::setting("response_format", format!("a schema must be a JSON object, this is {other}"))),
+    }
+}
+
+/// A grammar with what an answer has used of it.
+pub struct Constraint {
+    matcher: Matcher,
+}
+
+/// The tokens that may come next.
+pub struct Allowed(SimpleVob);
+
+impl Allowed {
+    /// Whether the token may come next.
+    pub fn is_allowed(&self, id: u32) -> bool {
+        (id as usize) < self.0.len() && self.0.is_allowed(id)
+    }
+}
+
+impl Constraint {
+    /// The tokens that may come next.
+    ///
+    /// # Errors
+    /// If the grammar became too complex.
+    pub fn allowed(&mut self) -> std::result::Result<Allowed, String> {
+        self.matcher.compute_mask_or_eos().map(Allowed).map_err(|e| e.to_string())
+    }
+
+    /// Takes the next token in; true when nothing may follow it.
+    ///
+    /// # Errors
+    /// If the token was not allowed, or the grammar became too complex.
+    pub fn accept(&mut self, id: u32) -> std::result::Result<bool, String> {
+        self.matcher.consume_token(id).map_err(|e| e.to_string())?;
+        Ok(self.matcher.is_stopped())
+    }
+}

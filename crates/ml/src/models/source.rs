@@ -1,0 +1,101 @@
+//! Where a decoder's tensors come from: a Hugging Face folder or a GGUF file, both by Hugging Face's names.
+
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use serde_json::{Map, Value};
+use tunesmith_gguf::GgufFile;
+
+use super::weights::{WeightFile, read_json};
+use crate::error::{MlError, Result};
+
+/// A model's tensors with its configuration.
+pub enum Weights {
+    /// safetensors and config.json.
+    Folder(WeightFile, Map<String, Value>),
+    /// One file with everything.
+    Gguf(Box<GgufFile>),
+}
+
+fn gguf(error: tunesmith_gguf::GgufError) -> MlError {
+    MlError::Format(error.to_string())
+}
+
+/// The GGUF file that `path` is, or that is the only one in the folder `path` and its only weights: repositories of GGUF files
+/// often hold the original's config.json too.
+pub fn gguf_of(path: &Path) -> Option<std::path::PathBuf> {
+    let ends = |p: &Path, end: &str| p.extension().is_some_and(|e| e.eq_ignore_ascii_case(end));
+    if path.is_file() {
+        return ends(path, "gguf").then(|| path.to_owned());
+    }
+    let files: Vec<_> = std::fs::read_dir(path).ok()?.flatten().map(|e| e.path()).filter(|p| p.is_file()).collect();
+    let mut ggufs = files.iter().filter(|p| ends(p, "gguf"));
+    let only = ggufs.next().filter(|_| ggufs.next().is_none())?;
+    (!files.iter().any(|p| ends(p, "safetensors"))).then(|| only.clone())
+}
+
+impl Weights {
+    /// Opens a folder with config.json, or a GGUF file.
+    ///
+    /// # Errors
+    /// If neither is there, or what is there is malformed.
+    pub fn open(path: &Path) -> Result<Self> {
+        if let Some(file) = gguf_of(path) {
+            return Ok(Self::Gguf(Box::new(GgufFile::open(&file).map_err(gguf)?)));
+        }
+        let config = path.join("config.json");
+        if !config.is_file() {
+            return Err(MlError::Format(format!("{}: holds neither a config.json nor one GGUF file", path.display())));
+        }
+        let Value::Object(map) = read_json(&config)? else {
+            return Err(MlError::Format(format!("{}: expected a JSON object", config.display())));
+        };
+        Ok(Self::Folder(WeightFile::open_folder(path)?, map))
+    }
+
+    /// The configuration as config.json has it.
+    ///
+    /// # Errors
+    /// If a GGUF file's architecture is not known.
+    pub fn config(&self) -> Result<Map<String, Value>> {
+        match self {
+            Self::Folder(_, map) => Ok(map.clone()),
+            Self::Gguf(file) => file.config_json().map_err(gguf),
+        }
+    }
+
+    /// Whether the tensor is there.
+    pub fn contains(&self, name: &str) -> bool {
+        match self {
+            Self::Folder(file, _) => file.contains(name),
+            Self::Gguf(file) => file.hf_names().iter().any(|n| n == name),
+        }
+    }
+
+    /// Reads a tensor as f32 and checks its shape.
+    ///
+    /// # Errors
+    /// If it is missing, has another shape, or a type that cannot be read.
+    pub fn get(&self, name: &str, shape: &[usize], device: &Device) -> Result<Tensor> {
+        let tensor = self.get_any(name, device)?;
+        match tensor.dims() == shape {
+            true => Ok(tensor),
+            false => Err(MlError::Format(format!("tensor {name} has shape {:?}, expected {shape:?}", tensor.dims()))),
+        }
+    }
+
+    /// Reads a tensor as f32 in the shape that it has.
+    ///
+    /// # Errors
+    /// If it is missing, or has a type that cannot be read.
+    pub fn get_any(&self, name: &str, device: &Device) -> Result<Tensor> {
+        match self {
+            Self::Folder(file, _) => file.get_any(name, device),
+            Self::Gguf(file) => {
+                let (shape, values) =
+                    file.hf_tensor(name).map_err(gguf)?.ok_or_else(|| MlError::Format(format!("tensor {name} is missing")))?;
+                Ok(Tensor::from_vec(values, shape, device)?)
+            }
+        }
+    }
+}

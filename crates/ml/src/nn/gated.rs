@@ -1,0 +1,44 @@
+//! The gate of a feed-forward layer: `act(gate) · up` (Shazeer 2020: SwiGLU, GeGLU).
+
+use candle_core::Tensor;
+use tunesmith_ops::glu::{gated, gated_backward};
+
+use super::activation::Act;
+use super::ctx::{Ctx, Kernels};
+use super::view::F32View;
+use crate::error::Result;
+
+/// A gate with its activation.
+#[derive(Debug, Clone, Copy)]
+pub struct Gated(pub Act);
+
+impl Gated {
+    /// gate, up `[tokens, intermediate]` → y of the same shape; saves both.
+    pub fn forward(&self, gate: &Tensor, up: &Tensor, ctx: &mut Ctx) -> Result<Tensor> {
+        if ctx.kernels == Kernels::Composed {
+            ctx.push(up);
+            return Ok((self.0.forward(gate, ctx)? * up)?);
+        }
+        ctx.push(gate);
+        ctx.push(up);
+        let mut y = vec![0f32; gate.elem_count()];
+        gated(self.0.0, &F32View::new(gate)?, &F32View::new(up)?, &mut y);
+        Ok(Tensor::from_vec(y, gate.shape(), gate.device())?)
+    }
+
+    /// dgate and dup from dy.
+    pub fn backward(&self, dy: &Tensor, ctx: &mut Ctx) -> Result<(Tensor, Tensor)> {
+        if ctx.kernels == Kernels::Composed {
+            // The activation saved the gate last, and takes it off first.
+            let gate = ctx.pop()?;
+            let up = ctx.pop()?;
+            let activated = ctx.paused(|ctx| self.0.forward(&gate, ctx))?;
+            ctx.push(&gate);
+            return Ok((self.0.backward(&(dy * up)?, ctx)?, (dy * activated)?));
+        }
+        let (up, gate) = (ctx.pop()?, ctx.pop()?);
+        let (mut dgate, mut dup) = (vec![0f32; dy.elem_count()], vec![0f32; dy.elem_count()]);
+        gated_backward(self.0.0, &F32View::new(&gate)?, &F32View::new(&up)?, &F32View::new(dy)?, &mut dgate, &mut dup);
+        Ok((Tensor::from_vec(dgate, dy.shape(), dy.device())?, Tensor::from_vec(dup, dy.shape(), dy.device())?))
+    }
+}

@@ -1,0 +1,171 @@
+//! The tokenizer of a language model: text to ids, ids to bytes, and the tokens that end an answer.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::Value;
+use tokenizers::Tokenizer;
+
+use crate::error::{MlError, Result};
+use crate::models::read_json;
+use crate::models::source::Weights;
+
+/// Tokens that end a turn in the templates of known families.
+const TURN_ENDS: &[&str] =
+    &["<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end|>", "<|end_of_turn|>", "<|endoftext|>", "</s>"];
+
+/// The byte before special tokens' text, as llguidance writes them.
+const SPECIAL: u8 = 0xff;
+
+/// A tokenizer with what a chat needs to know of it.
+pub struct LanguageTokenizer {
+    tokenizer: Tokenizer,
+    json: Value,
+    config: Value,
+    token_bytes: Vec<Vec<u8>>,
+    special: BTreeSet<u32>,
+    end_tokens: BTreeSet<u32>,
+}
+
+impl LanguageTokenizer {
+    /// Reads tokenizer.json, tokenizer_config.json and generation_config.json of a folder, or what a GGUF file has in their place.
+    ///
+    /// # Errors
+    /// If there is no tokenizer, or it has ids beyond `vocab_size`.
+    pub fn read(weights: &Weights, path: &Path, vocab_size: usize) -> Result<Self> {
+        let optional = |name: &str| if path.join(name).is_file() { read_json(&path.join(name)) } else { Ok(Value::Null) };
+        let gguf = |e: tunesmith_gguf::GgufError| MlError::Tokenizer(e.to_string());
+        let (json, mut config, generation) = match weights {
+            Weights::Folder(..) => {
+                (read_json(&path.join("tokenizer.json"))?, optional("tokenizer_config.json")?, optional("generation_config.json")?)
+            }
+            Weights::Gguf(file) => (file.tokenizer_json().map_err(gguf)?, file.tokenizer_config_json().map_err(gguf)?, Value::Null),
+        };
+        let template = path.join("chat_template.jinja");
+        if template.is_file() {
+            let text = std::fs::read_to_string(&template).map_err(|e| MlError::io(&template, e))?;
+            config["chat_template"] = Value::from(text);
+        }
+        Self::new(json, config, &generation, &Value::Object(weights.config()?), vocab_size)
+    }
+
+    fn new(mut json: Value, config: Value, generation: &Value, model: &Value, vocab_size: usize) -> Result<Self> {
+        json["padding"] = Value::Null;
+        json["truncation"] = Value::Null;
+        let tokenizer: Tokenizer = serde_json::from_value(json.clone()).map_err(|e| MlError::Tokenizer(format!("tokenizer.json: {e}")))?;
+        if let Some((token, id)) = tokenizer.get_vocab(true).into_iter().find(|(_, id)| *id as usize >= vocab_size) {
+            return Err(MlError::Tokenizer(format!(
+                "token {token:?} has id {id}, but the model's vocabulary has {vocab_size} entries: this tokenizer belongs to another model"
+            )));
+        }
+        let mut token_bytes = llguidance::token_bytes_from_tokenizer_json(&json).map_err(|e| MlError::Tokenizer(e.to_string()))?;
+        token_bytes.resize(vocab_size, Vec::new());
+        let end_tokens = end_tokens(&tokenizer, &config, generation, model);
+        let special = tokenizer.get_added_tokens_decoder().into_iter().filter(|(_, t)| t.special).map(|(id, _)| id).collect();
+        Ok(Self { tokenizer, json, config, token_bytes, special, end_tokens })
+    }
+
+    /// Ids of a text. `add_special` adds what the tokenizer puts around texts, such as a first token; a text that a template
+    /// rendered has them already. Special tokens that are spelled out in the text are taken for what they say.
+    ///
+    /// # Errors
+    /// If the tokenizer fails.
+    pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
+        let encoding = self.tokenizer.encode_fast(text, add_special).map_err(|e| MlError::Tokenizer(e.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Ids of a text, each with the bytes of the text that it stands for.
+    ///
+    /// # Errors
+    /// If the tokenizer fails.
+    pub fn encode_with_offsets(&self, text: &str, add_special: bool) -> Result<Vec<(u32, std::ops::Range<usize>)>> {
+        let encoding = self.tokenizer.encode(text, add_special).map_err(|e| MlError::Tokenizer(e.to_string()))?;
+        Ok(encoding.get_ids().iter().zip(encoding.get_offsets()).map(|(id, (start, end))| (*id, *start..*end)).collect())
+    }
+
+    /// The id of a token by its text.
+    pub fn id_of(&self, token: &str) -> Option<u32> {
+        self.tokenizer.token_to_id(token)
+    }
+
+    /// The bytes that a token stands for; none for a special one unless they are to be shown.
+    pub fn bytes_of(&self, id: u32, show_special: bool) -> &[u8] {
+        match self.token_bytes.get(id as usize).map(Vec::as_slice) {
+            Some([SPECIAL, text @ ..]) if self.is_special(id) => {
+                if show_special {
+                    text
+                } else {
+                    &[]
+                }
+            }
+            Some(bytes) => bytes,
+            None => &[],
+        }
+    }
+
+    fn is_special(&self, id: u32) -> bool {
+        self.special.contains(&id)
+    }
+
+    /// Whether the tokenizer puts a space before every text, as SentencePiece's do.
+    pub fn adds_space(&self) -> bool {
+        let normalizer = self.json["normalizer"].to_string();
+        let pre_tokenizer = self.json["pre_tokenizer"].to_string();
+        normalizer.contains("\"Prepend\"") || (pre_tokenizer.contains("Metaspace") && !pre_tokenizer.contains("\"never\""))
+    }
+
+    /// The text of some tokens, special ones shown or not.
+    pub fn text_of(&self, ids: &[u32], show_special: bool) -> String {
+        let bytes: Vec<u8> = ids.iter().flat_map(|id| self.bytes_of(*id, show_special)).copied().collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// What every token stands for, special ones after the byte 0xFF.
+    pub fn token_bytes(&self) -> &[Vec<u8>] {
+        &self.token_bytes
+    }
+
+    /// Tokens that end an answer.
+    pub fn end_tokens(&self) -> &BTreeSet<u32> {
+        &self.end_tokens
+    }
+
+    /// The token that ends a plain text.
+    pub fn end_of_text(&self) -> Option<u32> {
+        self.special("eos_token").and_then(|t| self.id_of(&t)).or(self.end_tokens.first().copied())
+    }
+
+    /// tokenizer.json.
+    pub fn json(&self) -> &Value {
+        &self.json
+    }
+
+    /// tokenizer_config.json, with the chat template in it.
+    pub fn config(&self) -> &Value {
+        &self.config
+    }
+
+    /// A special token of the configuration by its role, such as `bos_token`.
+    pub fn special(&self, role: &str) -> Option<String> {
+        let value = &self.config[role];
+        value.as_str().or(value["content"].as_str()).map(str::to_owned)
+    }
+}
+
+/// Every token that some file calls an end, and those that the chat template ends turns with.
+fn end_tokens(tokenizer: &Tokenizer, config: &Value, generation: &Value, model: &Value) -> BTreeSet<u32> {
+    let mut ends = BTreeSet::new();
+    for value in [&generation["eos_token_id"], &model["eos_token_id"]] {
+        let ids = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+        ends.extend(ids.iter().filter_map(|v| v.as_u64().and_then(|n| u32::try_from(n).ok())));
+    }
+    let eos = &config["eos_token"];
+    ends.extend(eos.as_str().or(eos["content"].as_str()).and_then(|t| tokenizer.token_to_id(t)));
+    let template = config["chat_template"].to_string();
+    let added = tokenizer.get_added_tokens_decoder();
+    for text in TURN_ENDS.iter().filter(|t| template.contains(**t)) {
+        ends.extend(tokenizer.token_to_id(text).filter(|id| added.contains_key(id)));
+    }
+    ends
+}

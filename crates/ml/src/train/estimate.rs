@@ -1,0 +1,59 @@
+//! How much memory a job will take, from its configuration and the lengths of its rows.
+
+use tunesmith_ops::matmul::Precision;
+
+use super::classifier::outputs;
+use crate::models::EncoderConfig;
+use crate::models::decoder::DecoderConfig;
+use crate::spec::{JobSpec, TrainingSpec, Tuning};
+
+/// Tokens of the largest micro-batch.
+fn batch_tokens(training: &TrainingSpec, lengths: &[usize]) -> usize {
+    let mut sorted = lengths.to_vec();
+    sorted.sort_unstable_by(|a, b| b.cmp(a));
+    let longest = sorted.first().copied().unwrap_or(1);
+    match training.max_tokens_per_batch {
+        Some(limit) => limit.max(longest),
+        None => sorted.iter().take(training.per_device_train_batch_size).sum(),
+    }
+}
+
+/// Bytes at the peak: weights, packed weights, optimiser state, and the activations that one micro-batch keeps.
+pub fn estimate_memory(config: &EncoderConfig, spec: &JobSpec, lengths: &[usize], precision: Precision) -> u64 {
+    let c = config;
+    let linear = c.linear_elements();
+    let tables = (c.vocab_size + c.max_positions + c.type_vocab_size) * c.hidden;
+    let head = c.hidden * (c.hidden + outputs(spec));
+    let packed = 2 * linear * if precision == Precision::Bf16 { 2 } else { 4 };
+    let (trained, plain) = match &spec.tuning {
+        Tuning::Full => (linear + tables + head, linear + tables),
+        Tuning::Lora(l) => (c.layers * l.r * (12 * c.hidden + 2 * c.intermediate) + head, tables),
+        Tuning::Head => (head, tables),
+    };
+    let batch_tokens = batch_tokens(&spec.training, lengths);
+    // A block keeps about ten hidden-wide and three intermediate-wide rows; frozen parts keep less.
+    let kept_layers = if spec.training.gradient_checkpointing { 1 } else { c.layers };
+    let activations = batch_tokens * (kept_layers * (10 * c.hidden + 3 * c.intermediate) + c.layers * c.hidden);
+    (4 * (plain + 4 * trained + activations) + packed) as u64 + (64 << 20)
+}
+
+/// As [`estimate_memory`], of a decoder.
+pub fn estimate_language_memory(config: &DecoderConfig, spec: &JobSpec, lengths: &[usize], precision: Precision) -> u64 {
+    let c = config;
+    let linear = c.linear_elements();
+    let table = c.vocab_size * c.hidden;
+    let output = if c.tied { 0 } else { table };
+    let packed = 2 * (linear + table) * if precision == Precision::Bf16 { 2 } else { 4 };
+    let (trained, plain) = match &spec.tuning {
+        Tuning::Lora(l) => {
+            let around = c.hidden + c.head_dim * c.heads;
+            (c.layers.len() * l.r * (2 * around + 2 * (c.hidden + c.head_dim * c.kv_heads) + 3 * (c.hidden + c.intermediate)), table)
+        }
+        Tuning::Full | Tuning::Head => (linear + table + output, linear + table + output),
+    };
+    // A block keeps about eight hidden-wide and four intermediate-wide rows; the logits stand in pieces.
+    let tokens = batch_tokens(&spec.training, lengths);
+    let kept_layers = if spec.training.gradient_checkpointing { 1 } else { c.layers.len() };
+    let activations = tokens * (kept_layers * (8 * c.hidden + 4 * c.intermediate) + c.layers.len() * c.hidden);
+    (4 * (plain + 4 * trained + activations) + packed) as u64 + (128 << 20)
+}

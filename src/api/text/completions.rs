@@ -1,0 +1,331 @@
+//! `POST /v1/completions`: a text or a list of tokens goes on.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::sse::Event as SseEvent;
+use axum::response::{IntoResponse, Response};
+use futures::stream::{SelectAll, StreamExt};
+use serde::{Deserialize, Serialize};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tunesmith_ml::infer::{Event, Usage};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::chat::StreamOptions;
+use super::chat_object::{UsageObject, reason};
+use super::chat_stream::{data, sse_error};
+use super::knobs::{Knobs, Settings};
+use super::run::{Wanted, check_length, collect, language, last_words, now, off_thread, submit};
+use super::stop::Stop;
+use super::tokens::CompletionLogprobs;
+use crate::api::classify::model_name;
+use crate::api::error::{ApiError, ErrorBody};
+use crate::api::extract::ApiJson;
+use crate::api::sse;
+use crate::api::state::AppState;
+use crate::serve::{Events, Language};
+
+/// The route.
+pub fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::default().routes(routes!(completions))
+}
+
+/// Most prompts of one request.
+const MOST_PROMPTS: usize = 256;
+
+/// One prompt or several, as text or as tokens.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(untagged, expecting = "a text, a list of texts, a list of token ids, or a list of such lists")]
+enum Prompts {
+    Text(String),
+    Texts(Vec<String>),
+    Tokens(Vec<u32>),
+    Lists(Vec<Vec<u32>>),
+}
+
+/// A text to go on with.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct CompletionRequest {
+    /// The model: one of `GET /v1/models`.
+    model: Option<String>,
+    /// An adapter on that model; alone it is enough (not OpenAI's).
+    adapter_id: Option<String>,
+    /// What goes on.
+    #[schema(value_type = Object)]
+    prompt: Prompts,
+    /// Whether the prompt stands before the answer.
+    echo: Option<bool>,
+    /// Most tokens of an answer [default: 16]; 0 with `echo` and `logprobs` scores the prompt.
+    #[schema(minimum = 0)]
+    max_tokens: Option<i64>,
+    /// 0 takes the likeliest token each time [default: 1].
+    #[schema(minimum = 0, maximum = 2)]
+    temperature: Option<f32>,
+    /// Draw only from the likeliest tokens that together reach this probability [default: 1].
+    #[schema(minimum = 0, maximum = 1)]
+    top_p: Option<f32>,
+    /// Draw only from so many of the likeliest tokens (not OpenAI's).
+    top_k: Option<i64>,
+    /// Draw only from tokens at least so likely, relative to the likeliest (not OpenAI's).
+    #[schema(minimum = 0, maximum = 1)]
+    min_p: Option<f32>,
+    /// Divides the logits of tokens that were there already [default: 1] (not OpenAI's).
+    repetition_penalty: Option<f32>,
+    /// Taken off the logits of tokens in the answer.
+    #[schema(minimum = -2, maximum = 2)]
+    presence_penalty: Option<f32>,
+    /// The same, once for each time.
+    #[schema(minimum = -2, maximum = 2)]
+    frequency_penalty: Option<f32>,
+    /// Added to the logits of tokens, by their ids.
+    #[schema(value_type = Option<Object>)]
+    logit_bias: Option<BTreeMap<String, f32>>,
+    /// The same seed gives the same answer, whatever else the server does.
+    seed: Option<i64>,
+    /// Texts that end the answer.
+    stop: Option<Stop>,
+    /// Answers to each prompt [default: 1].
+    #[schema(minimum = 1, maximum = 128)]
+    n: Option<i64>,
+    /// Alternatives to list at each token; with it the tokens' log-probabilities are told.
+    #[schema(minimum = 0, maximum = 20)]
+    logprobs: Option<i64>,
+    /// Whether to send the answer piece by piece.
+    stream: Option<bool>,
+    /// What a stream tells beside the text.
+    stream_options: Option<StreamOptions>,
+    /// Refused unless it is `n`.
+    best_of: Option<i64>,
+    /// Refused: models here only go on at the end.
+    suffix: Option<String>,
+    /// Accepted and without effect.
+    #[serde(rename = "user")]
+    _user: Option<String>,
+}
+
+/// What a completion answers.
+#[derive(Debug, Serialize, ToSchema)]
+struct Completion {
+    /// `cmpl-` and a number.
+    id: String,
+    /// Always `text_completion`.
+    object: &'static str,
+    /// Seconds since 1970.
+    created: i64,
+    /// The model that answered.
+    model: String,
+    /// The answers, prompt by prompt.
+    choices: Vec<CompletionChoice>,
+    /// Tokens; in a stream only in the last piece, where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Option<UsageObject>>,
+}
+
+/// One answer.
+#[derive(Debug, Serialize, ToSchema)]
+struct CompletionChoice {
+    /// Its place.
+    index: usize,
+    /// The text.
+    text: String,
+    /// Log-probabilities of its tokens.
+    logprobs: Option<CompletionLogprobs>,
+    /// `stop` or `length`; in a stream null until the end.
+    finish_reason: Option<&'static str>,
+}
+
+/// A prompt with its text, for `echo`.
+struct Prompt {
+    ids: Vec<u32>,
+    text: String,
+}
+
+async fn prompts(language: &std::sync::Arc<Language>, given: Prompts) -> Result<Vec<Prompt>, ApiError> {
+    let model = language.model.clone();
+    let made = off_thread(move || {
+        let tokenizer = model.tokenizer();
+        let text = |text: String| -> Result<Prompt, ApiError> {
+            Ok(Prompt { ids: tokenizer.encode(&text, true).map_err(ApiError::internal)?, text })
+        };
+        let tokens = |ids: Vec<u32>| -> Result<Prompt, ApiError> {
+            model.decoder().check_ids(&ids).map_err(|e| ApiError::field("prompt", format!("`prompt`: {e}.")))?;
+            Ok(Prompt { text: tokenizer.text_of(&ids, false), ids })
+        };
+        match given {
+            Prompts::Text(one) => Ok(vec![text(one)?]),
+            Prompts::Texts(many) => many.into_iter().map(text).collect(),
+            Prompts::Tokens(ids) => Ok(vec![tokens(ids)?]),
+            Prompts::Lists(many) => many.into_iter().map(tokens).collect(),
+        }
+    })
+    .await?;
+    match made.len() {
+        0 => Err(ApiError::field("prompt", "`prompt` is empty; send at least one text.")),
+        n if n > MOST_PROMPTS => Err(ApiError::field("prompt", format!("`prompt` has {n} texts; a request takes at most {MOST_PROMPTS}."))),
+        _ => {
+            made.iter().try_for_each(|p| check_length(language, p.ids.len(), "prompt"))?;
+            Ok(made)
+        }
+    }
+}
+
+impl CompletionRequest {
+    fn settings(&mut self) -> Result<Settings, ApiError> {
+        if self.suffix.as_ref().is_some_and(|s| !s.is_empty()) {
+            return Err(ApiError::field("suffix", "`suffix` is not available: models here only go on at the end."));
+        }
+        if self.best_of.is_some_and(|b| b != self.n.unwrap_or(1)) {
+            return Err(ApiError::field("best_of", "`best_of` is not available; `n` gives several answers."));
+        }
+        Knobs {
+            temperature: self.temperature,
+            top_p: self.top_p,
+            top_k: self.top_k,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            logit_bias: self.logit_bias.take(),
+            seed: self.seed,
+            stop: self.stop.take(),
+            n: self.n,
+            max_tokens: Some(self.max_tokens.unwrap_or(16)),
+            max_tokens_field: "max_tokens",
+            least_tokens: i64::from(!self.echo.unwrap_or(false)),
+        }
+        .settings()
+    }
+}
+
+/// Go on with a text
+///
+/// With `echo`, `logprobs` and `max_tokens` 0 it tells how likely the prompt itself is.
+#[utoipa::path(post, path = "/v1/completions", tag = "inference", request_body = CompletionRequest, responses(
+    (status = 200, description = "The answers; with `stream` an event stream of pieces", body = Completion),
+    (status = 404, description = "No such model", body = ErrorBody),
+    (status = 429, description = "The queue is full; Retry-After says when", body = ErrorBody),
+    (status = 507, description = "The disk is full", body = ErrorBody)))]
+async fn completions(State(state): State<AppState>, ApiJson(mut request): ApiJson<CompletionRequest>) -> Result<Response, ApiError> {
+    let settings = request.settings()?;
+    let logprobs = match request.logprobs {
+        Some(n) if !(0..=20).contains(&n) => {
+            return Err(ApiError::field("logprobs", format!("`logprobs` is {n}; it must be between 0 and 20.")));
+        }
+        n => n.map(|n| n as usize),
+    };
+    let (stream, echo) = (request.stream.unwrap_or(false), request.echo.unwrap_or(false));
+    if request.stream_options.is_some() && !stream {
+        return Err(ApiError::field("stream_options", "`stream_options` needs `stream` to be true."));
+    }
+    if stream && echo {
+        return Err(ApiError::field("echo", "`echo` is not available in a stream."));
+    }
+    let name = model_name(&state, request.model, request.adapter_id).await?;
+    let language = language(&state, &name).await?;
+    let prompts = prompts(&language, request.prompt).await?;
+    let wanted = Wanted { logprobs, prompt_logprobs: logprobs.filter(|_| echo), show_special: false };
+    let mut events = Vec::new();
+    for prompt in &prompts {
+        events.extend(submit(&language, &prompt.ids, &settings, wanted)?);
+    }
+    let head = Head { id: format!("cmpl-{}", uuid::Uuid::now_v7().simple()), created: now(), model: name };
+    if stream {
+        let usage = request.stream_options.and_then(|o| o.include_usage).unwrap_or(false);
+        return Ok(respond(state, head, language, events, logprobs.is_some(), usage, prompts.iter().map(|p| p.ids.len()).sum()));
+    }
+    let mut choices = Vec::with_capacity(events.len());
+    let mut usage = UsageObject::default();
+    for (index, events) in events.into_iter().enumerate() {
+        let answer = collect(events, &state).await?;
+        if index % settings.n == 0 {
+            usage.prompt_tokens += answer.usage.prompt_tokens;
+            usage.prompt_tokens_details.cached_tokens += answer.usage.cached_tokens;
+        }
+        usage.completion_tokens += answer.usage.completion_tokens;
+        let mut lists = CompletionLogprobs::default();
+        answer.prompt.iter().chain(&answer.tokens).for_each(|t| lists.push(t, language.model.tokenizer()));
+        let text = if echo { prompts[index / settings.n].text.clone() + &answer.text } else { answer.text };
+        let finish_reason = Some(reason(answer.finish, false));
+        choices.push(CompletionChoice { index, text, logprobs: logprobs.is_some().then_some(lists), finish_reason });
+    }
+    usage.total_tokens = usage.prompt_tokens + usage.completion_tokens;
+    Ok(Json(head.object(choices, Some(Some(usage)))).into_response())
+}
+
+/// What every piece of an answer repeats.
+struct Head {
+    id: String,
+    created: i64,
+    model: String,
+}
+
+impl Head {
+    fn object(&self, choices: Vec<CompletionChoice>, usage: Option<Option<UsageObject>>) -> Completion {
+        let (id, model) = (self.id.clone(), self.model.clone());
+        Completion { id, object: "text_completion", created: self.created, model, choices, usage }
+    }
+}
+
+fn respond(
+    state: AppState,
+    head: Head,
+    language: std::sync::Arc<Language>,
+    events: Vec<Events>,
+    logprobs: bool,
+    with_usage: bool,
+    prompt_tokens: usize,
+) -> Response {
+    let mut left = events.len();
+    let mut all = SelectAll::new();
+    for (index, events) in events.into_iter().enumerate() {
+        all.push(UnboundedReceiverStream::new(events).map(move |event| (index, event)).boxed());
+    }
+    let stream = async_stream::stream! {
+        let mut usages: Vec<Usage> = Vec::new();
+        let none = || with_usage.then_some(None);
+        while left > 0 {
+            let next = tokio::select! {
+                next = all.next() => next,
+                () = last_words(&state) => None,
+            };
+            match next {
+                Some((_, Event::Failed(why))) => {
+                    yield sse_error(ApiError::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, "generation_failed", why));
+                    return;
+                }
+                Some((_, Event::Prompt(_))) => {}
+                Some((index, Event::Token { text, info })) => {
+                    let mut lists = CompletionLogprobs::default();
+                    info.iter().for_each(|t| lists.push(t, language.model.tokenizer()));
+                    if !text.is_empty() || logprobs {
+                        let choice = CompletionChoice { index, text, logprobs: logprobs.then_some(lists), finish_reason: None };
+                        yield data(&head.object(vec![choice], none()));
+                    }
+                }
+                Some((index, Event::Done { text, finish, usage })) => {
+                    left -= 1;
+                    usages.push(usage);
+                    let choice = CompletionChoice { index, text, logprobs: None, finish_reason: Some(reason(Some(finish), false)) };
+                    yield data(&head.object(vec![choice], none()));
+                }
+                None => {
+                    yield sse_error(ApiError::shutting_down());
+                    return;
+                }
+            }
+        }
+        if with_usage {
+            let completion_tokens = usages.iter().map(|u| u.completion_tokens).sum();
+            let total_tokens = prompt_tokens + completion_tokens;
+            let usage = UsageObject { prompt_tokens, completion_tokens, total_tokens, ..UsageObject::default() };
+            yield data(&head.object(Vec::new(), Some(Some(usage))));
+        }
+        yield SseEvent::default().data("[DONE]");
+    };
+    sse::respond(stream.map(Ok::<_, Infallible>))
+}

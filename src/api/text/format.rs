@@ -1,0 +1,77 @@
+//! The field `response_format`: what an answer keeps to.
+
+use serde::Deserialize;
+use serde_json::Value;
+use tunesmith_ml::infer::Grammar;
+use utoipa::ToSchema;
+
+use crate::api::error::ApiError;
+
+/// What an answer keeps to.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ResponseFormat {
+    /// Any text.
+    Text {},
+    /// A JSON object.
+    JsonObject {},
+    /// A JSON value of a schema.
+    JsonSchema {
+        /// The schema with its name.
+        json_schema: NamedSchema,
+    },
+    /// A text that the whole expression matches (not OpenAI's).
+    Regex {
+        /// The regular expression.
+        regex: String,
+    },
+    /// One of some texts (not OpenAI's).
+    Choice {
+        /// The texts.
+        choices: Vec<String>,
+    },
+}
+
+/// A schema with its name.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NamedSchema {
+    /// Its name.
+    pub name: String,
+    /// What it is for; without effect.
+    #[serde(rename = "description")]
+    pub _description: Option<String>,
+    /// The schema; absent: any JSON value.
+    #[schema(value_type = Option<Object>)]
+    pub schema: Option<Value>,
+    /// Accepted; the schema is always kept.
+    #[serde(rename = "strict")]
+    pub _strict: Option<bool>,
+}
+
+impl ResponseFormat {
+    /// The grammar, or nothing for any text.
+    pub fn grammar(self) -> Result<Option<Grammar>, ApiError> {
+        Ok(match self {
+            Self::Text {} => None,
+            Self::JsonObject {} => Some(Grammar::JsonObject),
+            Self::JsonSchema { json_schema } => {
+                check_name(&json_schema.name)?;
+                Some(Grammar::JsonSchema(json_schema.schema.unwrap_or(Value::Bool(true))))
+            }
+            Self::Regex { regex } => Some(Grammar::Regex(regex)),
+            Self::Choice { choices } => Some(Grammar::Choice(choices)),
+        })
+    }
+}
+
+fn check_name(name: &str) -> Result<(), ApiError> {
+    let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
+    match plain && (1..=64).contains(&name.len()) {
+        true => Ok(()),
+        false => Err(ApiError::field(
+            "response_format.json_schema.name",
+            "`response_format.json_schema.name` takes 1 to 64 letters, digits, `_` and `-`.",
+        )),
+    }
+}

@@ -1,0 +1,140 @@
+//! From a model's name and a prompt to answers: the model is loaded, requests go to its engine, events come back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tunesmith_ml::infer::{Event, Finish, Request, TokenInfo, Usage};
+
+use super::knobs::Settings;
+use crate::api::error::ApiError;
+use crate::api::state::AppState;
+use crate::serve::{Ask, Events, Language};
+
+/// How long answers may go on after the server was told to end.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
+/// What is wanted of answers beside their text.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wanted {
+    /// Alternatives to list at each token; absent: no log-probabilities.
+    pub logprobs: Option<usize>,
+    /// The same for the prompt.
+    pub prompt_logprobs: Option<usize>,
+    /// Whether the text shows special tokens.
+    pub show_special: bool,
+}
+
+/// Refuses a prompt that leaves no room for an answer.
+pub fn check_length(language: &Language, tokens: usize, field: &str) -> Result<(), ApiError> {
+    let most = language.model.max_length();
+    match tokens {
+        0 => Err(ApiError::field(field, format!("`{field}` has no token; write something."))),
+        n if n >= most => {
+            let message = format!("`{field}` has {n} tokens, but the model's context is {most} tokens; shorten it.");
+            Err(ApiError::new(axum::http::StatusCode::BAD_REQUEST, "context_length_exceeded", message).with_param(field))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Queues `settings.n` answers to a prompt.
+pub fn submit(language: &Language, prompt: &[u32], settings: &Settings, wanted: Wanted) -> Result<Vec<Events>, ApiError> {
+    let mut asks: Vec<Ask> = Vec::with_capacity(settings.n);
+    for i in 0..settings.n {
+        let mut sampling = settings.sampling.clone();
+        // Answers beside each other are drawn apart, and the first one as if it were alone.
+        sampling.seed = sampling.seed.wrapping_add((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let constraint = match &settings.grammar {
+            Some(grammar) => Some(language.model.constraint(grammar).map_err(|e| ApiError::from(&e))?),
+            None => None,
+        };
+        let (prompt, adapter) = (prompt.to_vec(), language.adapter.clone());
+        let (stop, stop_tokens) = (settings.stop.clone(), language.model.end_tokens().clone());
+        let max_tokens = settings.max_tokens.unwrap_or(usize::MAX);
+        asks.push(Box::new(move |sink| Request {
+            prompt,
+            adapter,
+            sampling,
+            max_tokens,
+            stop,
+            stop_tokens,
+            logprobs: wanted.logprobs,
+            prompt_logprobs: wanted.prompt_logprobs,
+            show_special: wanted.show_special,
+            constraint,
+            sink,
+        }));
+    }
+    language.generator.submit(asks).map_err(|full| ApiError::queue_full(full.to_string(), 1))
+}
+
+/// A whole answer.
+#[derive(Debug, Default)]
+pub struct Answer {
+    /// The text.
+    pub text: String,
+    /// The prompt's tokens, where their log-probabilities were asked for.
+    pub prompt: Vec<TokenInfo>,
+    /// The answer's tokens, where theirs were.
+    pub tokens: Vec<TokenInfo>,
+    /// Why it ended.
+    pub finish: Option<Finish>,
+    /// Counts.
+    pub usage: Usage,
+}
+
+/// The next event of an answer, or the error that it ends with.
+pub async fn next(events: &mut Events, state: &AppState) -> Result<Event, ApiError> {
+    let event = tokio::select! {
+        event = events.recv() => event,
+        () = last_words(state) => return Err(ApiError::shutting_down()),
+    };
+    match event {
+        Some(Event::Failed(why)) => Err(ApiError::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, "generation_failed", why)),
+        Some(event) => Ok(event),
+        None => Err(ApiError::shutting_down()),
+    }
+}
+
+/// Resolves when answers may go on no longer, since the server ends.
+pub async fn last_words(state: &AppState) {
+    state.shutdown.cancelled().await;
+    tokio::time::sleep(LAST_WORDS).await;
+}
+
+/// Waits for an answer's end.
+pub async fn collect(mut events: Events, state: &AppState) -> Result<Answer, ApiError> {
+    let mut answer = Answer::default();
+    loop {
+        match next(&mut events, state).await? {
+            Event::Prompt(tokens) => answer.prompt = tokens,
+            Event::Token { text, info } => {
+                answer.text.push_str(&text);
+                answer.tokens.extend(info);
+            }
+            Event::Done { text, finish, usage } => {
+                answer.text.push_str(&text);
+                answer.finish = Some(finish);
+                answer.usage = usage;
+                return Ok(answer);
+            }
+            Event::Failed(_) => {}
+        }
+    }
+}
+
+/// Runs blocking work, such as rendering and tokenising, off the async threads.
+pub async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T, ApiError> + Send + 'static) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work).await.map_err(ApiError::internal)?
+}
+
+/// The language model of that name.
+pub async fn language(state: &AppState, name: &str) -> Result<Arc<Language>, ApiError> {
+    let loaded = state.registry.get(name).await?;
+    Ok(Arc::new(loaded.language()?.clone()))
+}
+
+/// Seconds since 1970.
+pub fn now() -> i64 {
+    jiff::Timestamp::now().as_second()
+}
