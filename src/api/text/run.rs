@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tunesmith_ml::infer::{Event, Finish, Request, TokenInfo, Usage};
+use tunesmith_ml::infer::{Event, Finish, PromptLogprobs, Request, TokenInfo, Usage};
 
 use super::knobs::Settings;
 use crate::api::error::ApiError;
@@ -59,7 +59,7 @@ pub fn submit(language: &Language, prompt: &[u32], settings: &Settings, wanted: 
             stop,
             stop_tokens,
             logprobs: wanted.logprobs,
-            prompt_logprobs: wanted.prompt_logprobs,
+            prompt_logprobs: wanted.prompt_logprobs.map(|top| PromptLogprobs { top, from: 0 }),
             show_special: wanted.show_special,
             constraint,
             sink,

@@ -135,10 +135,7 @@ impl Engine {
                 return;
             }
             let Some(mut sequence) = self.waiting.pop_front() else { return };
-            (sequence.table, sequence.computed) = match sequence.wants_prompt_logprobs() {
-                true => Default::default(),
-                false => self.pool.share(sequence.owner(), &sequence.tokens),
-            };
+            (sequence.table, sequence.computed) = self.pool.share(sequence.owner(), sequence.shareable());
             sequence.note_shared();
             self.running.push(sequence);
         }
@@ -180,7 +177,7 @@ impl Engine {
     fn preempt_last(&mut self) {
         if let Some(mut sequence) = self.running.pop() {
             self.pool.release(&mut sequence.table);
-            sequence.computed = 0;
+            sequence.give_way();
             self.waiting.push_front(sequence);
         }
     }
@@ -195,7 +192,7 @@ impl Engine {
             batch.push_at(&s.tokens[share.start..share.end], share.start as u32);
             starts.push(share.start as u32);
             let rows = s.rows_with_logits(share.start, share.end);
-            wanted_of.push(wanted.len()..wanted.len() + rows.len());
+            wanted_of.push((wanted.len()..wanted.len() + rows.len(), rows.start));
             wanted.extend(rows.map(|r| (first + r - share.start) as u32));
             if let Some(adapter) = s.adapter() {
                 match route.last_mut() {
@@ -213,11 +210,11 @@ impl Engine {
         let logits = if wanted.is_empty() { None } else { Some(decoder.logits(&hidden, &wanted, &mut ctx)?.to_vec2::<f32>()?) };
         drop(route);
         let mut logits = logits.unwrap_or_default();
-        for (share, wanted) in shares.iter().zip(wanted_of) {
+        for (share, (wanted, first)) in shares.iter().zip(wanted_of) {
             let s = &mut self.running[share.sequence];
             s.computed = share.end;
             self.pool.computed(s.owner(), &mut s.table, &s.tokens[..share.end]);
-            s.take_logits(&mut logits[wanted], share.start, &self.model);
+            s.take_logits(&mut logits[wanted], first, &self.model);
         }
         Ok(())
     }

@@ -27,14 +27,23 @@ pub struct Request {
     pub stop_tokens: BTreeSet<u32>,
     /// How many alternatives to list at each token; absent: no log-probabilities.
     pub logprobs: Option<usize>,
-    /// The same for the prompt's tokens.
-    pub prompt_logprobs: Option<usize>,
+    /// The same for tokens of the prompt.
+    pub prompt_logprobs: Option<PromptLogprobs>,
     /// Whether the text shows special tokens.
     pub show_special: bool,
     /// A grammar that the answer keeps to.
     pub constraint: Option<Constraint>,
     /// Where the answer goes.
     pub sink: Box<dyn Sink>,
+}
+
+/// Which of a prompt's tokens are told with their log-probabilities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PromptLogprobs {
+    /// Alternatives to list at each token.
+    pub top: usize,
+    /// The first token that is told; what stands before it may come out of the cache.
+    pub from: usize,
 }
 
 /// The receiver of an answer.
@@ -139,9 +148,20 @@ impl Sequence {
         }
     }
 
-    /// Whether the prompt's own rows are wanted, so that none of them may be shared.
-    pub fn wants_prompt_logprobs(&self) -> bool {
-        self.request.prompt_logprobs.is_some() && !self.prompt_told
+    /// The tokens whose rows it can do without, so that they may be shared.
+    pub fn shareable(&self) -> &[u32] {
+        &self.tokens[..self.first_told().unwrap_or(self.tokens.len())]
+    }
+
+    /// The first token of the prompt whose log-probability is still wanted; the row before it gives that.
+    fn first_told(&self) -> Option<usize> {
+        self.request.prompt_logprobs.filter(|_| !self.prompt_told).map(|p| p.from.clamp(1, self.prompt))
+    }
+
+    /// Lets go of what was computed: it begins again.
+    pub fn give_way(&mut self) {
+        self.computed = 0;
+        self.prompt_infos.clear();
     }
 
     /// Remembers how much of the prompt was shared when it first joined.
@@ -178,23 +198,24 @@ impl Sequence {
 
     /// Of the positions `start..end`, those whose logits are needed.
     pub fn rows_with_logits(&self, start: usize, end: usize) -> Range<usize> {
-        match () {
-            () if self.wants_prompt_logprobs() && start < self.prompt => start..end,
-            () if end == self.tokens.len() => end - 1..end,
-            () => end..end,
+        match self.first_told() {
+            Some(first) if end >= first => start.max(first - 1)..end,
+            _ if end == self.tokens.len() => end - 1..end,
+            _ => end..end,
         }
     }
 
-    /// Takes the logits of [`Self::rows_with_logits`]. Chooses the next token if the last row is among them.
-    pub fn take_logits(&mut self, logits: &mut [Vec<f32>], start: usize, model: &ServedDecoder) {
-        if let Some(top) = self.request.prompt_logprobs
+    /// Takes the logits of [`Self::rows_with_logits`], which began at position `first`. Chooses the next token if the last row is
+    /// among them.
+    pub fn take_logits(&mut self, logits: &mut [Vec<f32>], first: usize, model: &ServedDecoder) {
+        if let Some(PromptLogprobs { top, from }) = self.request.prompt_logprobs
             && !self.prompt_told
         {
-            if self.prompt_infos.is_empty() {
+            if self.prompt_infos.is_empty() && from == 0 {
                 self.prompt_infos.push(TokenInfo { id: self.tokens[0], logprob: None, top: Vec::new() });
             }
             for (i, row) in logits.iter().enumerate() {
-                let Some(&id) = self.tokens.get(start + i + 1).filter(|_| start + i + 1 < self.prompt) else { break };
+                let Some(&id) = self.tokens.get(first + i + 1).filter(|_| first + i + 1 < self.prompt) else { break };
                 let (logprob, top) = log_probabilities(row, id, top);
                 self.prompt_infos.push(TokenInfo { id, logprob: Some(logprob), top });
             }

@@ -1,17 +1,10 @@
-//! Decoders against `transformers`: logits, losses and every gradient of each family, natively and composed; and the same rows
-//! out of a cache of pages, in chunks of any size.
+//! Logits, losses and every gradient of each family, natively and composed; and the same rows out of a cache of pages, in chunks
+//! of any size.
 #![allow(clippy::unwrap_used)]
 
-mod reference;
-
-use std::path::PathBuf;
-
 use candle_core::Device;
-use reference::*;
 use tunesmith_ml::models::decoder::DecoderBase;
-use tunesmith_ml::models::{BackwardPlan, WeightFile};
-use tunesmith_ml::nn::{Batch, CachedPass, Ctx, Kernels, LayerPages, LoraRange, Mode};
-use tunesmith_ml::peft::load_language_adapter;
+use tunesmith_ml::nn::{Batch, CachedPass, Ctx, Kernels, LayerPages, Mode};
 use tunesmith_ml::spec::Tuning;
 use tunesmith_ml::text::LanguageTokenizer;
 use tunesmith_ml::train::{LanguageModel, Sequence, evaluate_language};
@@ -19,57 +12,16 @@ use tunesmith_ops::matmul::Precision;
 use tunesmith_ops::optim::AdamW;
 use tunesmith_ops::paged::PAGE;
 
-const FAMILIES: [&str; 8] =
-    ["llama-tiny", "llama3-tiny", "mistral-tiny", "qwen2-tiny", "qwen3-tiny", "gemma2-tiny", "gemma3-tiny", "gpt2-tiny"];
-
-const NO_TAPE: BackwardPlan = BackwardPlan { first: usize::MAX, checkpointing: false };
-
-fn folder(family: &str) -> PathBuf {
-    fixtures().join("decoders").join(family)
-}
-
-fn expected(family: &str) -> WeightFile {
-    WeightFile::open(&[folder(family).join("expected.safetensors")]).unwrap()
-}
-
-fn base(family: &str) -> DecoderBase {
-    DecoderBase::load(&folder(family), &Device::Cpu).unwrap()
-}
-
-fn integers(file: &WeightFile, name: &str) -> Vec<u32> {
-    values(file, name).into_iter().map(|v| v as u32).collect()
-}
-
-/// The fixture's three sequences with their weights as targets.
-fn sequences(file: &WeightFile) -> Vec<Sequence> {
-    let one = |i: usize| {
-        let mut weights = values(file, &format!("weights.{i}"));
-        weights[0] = 0.0;
-        Sequence { line: i as u64 + 1, ids: integers(file, &format!("ids.{i}")), weights, truncated: 0 }
-    };
-    (0..3).map(one).collect()
-}
+use crate::reference::*;
+use crate::*;
 
 #[test]
 fn logits_agree_with_transformers() {
     for family in FAMILIES {
         let file = expected(family);
         for kernels in BOTH {
-            let mut base = base(family);
-            if kernels == Kernels::Native {
-                base.decoder.pack(Precision::F32, false).unwrap();
-            }
-            // All three in one batch; each was computed alone.
-            let mut batch = Batch::new();
-            for s in sequences(&file) {
-                batch.push(&s.ids, &vec![0; s.ids.len()], 0, 0);
-            }
-            let mut ctx = Ctx::infer(&batch, kernels, &[]);
-            let hidden = base.decoder.forward(&mut ctx, NO_TAPE).unwrap();
-            let rows: Vec<u32> = (0..batch.tokens() as u32).collect();
-            let ours = flat(&base.decoder.logits(&hidden, &rows, &mut ctx).unwrap());
-            let reference: Vec<f32> = (0..3).flat_map(|i| values(&file, &format!("logits.{i}"))).collect();
-            let error = worst(&ours, &reference);
+            let ours = logits(&mut base(family), &sequences(&file), kernels, None);
+            let error = worst(&ours, &reference_logits(&file, ""));
             assert!(error < 1e-4, "{family} {kernels:?}: logits differ by {error}");
         }
     }
@@ -155,41 +107,6 @@ fn greedy_continuations_are_those_of_transformers() {
             assert_eq!(ours, integers(&file, &format!("greedy.{i}")), "{family}, sequence {i}");
         }
     }
-}
-
-#[test]
-fn adapters_of_peft_give_its_logits_transposed_layers_and_rank_stabilised_scales_included() {
-    for (adapter, family) in [("llama-lora", "llama-tiny"), ("llama-rslora", "llama-tiny"), ("gpt2-conv1d", "gpt2-tiny")] {
-        let file = expected(adapter);
-        let ids = sequences(&expected(family));
-        for kernels in BOTH {
-            let mut base = base(family);
-            let mut loaded = load_language_adapter(&folder(adapter), &base).unwrap();
-            assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
-            if kernels == Kernels::Native {
-                base.decoder.pack(Precision::F32, false).unwrap();
-                loaded.adapter.pack(false).unwrap();
-            }
-            let mut batch = Batch::new();
-            ids.iter().for_each(|s| batch.push(&s.ids, &vec![0; s.ids.len()], 0, 0));
-            let route = [LoraRange { rows: 0..batch.tokens(), adapter: &loaded.adapter }];
-            let mut ctx = Ctx::infer(&batch, kernels, &route);
-            let hidden = base.decoder.forward(&mut ctx, NO_TAPE).unwrap();
-            let rows: Vec<u32> = (0..batch.tokens() as u32).collect();
-            let ours = flat(&base.decoder.logits(&hidden, &rows, &mut ctx).unwrap());
-            let reference: Vec<f32> = (0..3).flat_map(|i| values(&file, &format!("logits.{i}"))).collect();
-            let error = worst(&ours, &reference);
-            assert!(error < 2e-4, "{adapter} {kernels:?}: logits differ by {error}");
-        }
-    }
-}
-
-#[test]
-fn an_adapter_of_another_base_is_refused_by_its_tensor() {
-    let error = load_language_adapter(&folder("llama-lora"), &base("qwen3-tiny")).err().unwrap().to_string();
-    assert!(error.contains("q_proj") && error.contains("shape"), "{error}");
-    let error = load_language_adapter(&folder("gpt2-conv1d"), &base("llama-tiny")).err().unwrap().to_string();
-    assert!(error.contains("fan_in_fan_out"), "{error}");
 }
 
 #[test]
