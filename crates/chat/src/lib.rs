@@ -1,4 +1,7 @@
-//! Conversations: chat templates, rows of instruction data sets, tool calls.
+//! Conversations: from any spelling of messages and rows to the text that a model reads, and tool calls back out of what it writes.
+//!
+//! The worker and the server both use it, so that a model is asked in the form in which it learned. It knows nothing of HTTP,
+//! tokio or tokenizers, and trusts no template: see `template::limits` and `template::guard`.
 
 mod error;
 mod message;

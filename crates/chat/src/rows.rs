@@ -52,6 +52,10 @@ pub fn parse_row(format: RowFormat, row: &Map<String, Value>) -> Result<Conversa
         RowFormat::ShareGpt => Conversation { messages: share_gpt(value(row, "conversations")?)?, tools: tools(row)? },
         RowFormat::PromptCompletion => {
             let mut messages = side(row, "prompt", Role::User)?;
+            // What is learned is the completion, whoever speaks in the prompt.
+            for message in messages.iter_mut().filter(|message| message.role == Role::Assistant) {
+                message.weight = Some(0.0);
+            }
             messages.extend(side(row, "completion", Role::Assistant)?);
             Conversation { messages, tools: tools(row)? }
         }
@@ -267,6 +271,17 @@ mod tests {
         ] {
             assert_eq!(read(value.clone()).unwrap_err().path, path, "{value}");
         }
+    }
+
+    #[test]
+    fn of_prompt_and_completion_only_the_completion_is_learned() {
+        let row = row(json!({
+            "prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}],
+            "completion": [{"role": "assistant", "content": "d"}]
+        }));
+        let conversation = parse_row(RowFormat::PromptCompletion, &row).unwrap();
+        let learned: Vec<String> = conversation.messages.iter().filter(|m| m.is_learned()).map(Message::text).collect();
+        assert_eq!(learned, ["d"]);
     }
 
     #[test]

@@ -6,39 +6,44 @@ use serde_json::Map;
 use super::engine::Engine;
 use super::render::Scene;
 use super::special_tokens::SpecialTokens;
+use crate::error::TemplateError;
 use crate::message::{Content, ContentForm, Message, Role};
 
 /// Words that stand in no template.
 const WORDS: [&str; 6] = ["qzvwa", "qzvwb", "qzvwc", "qzvwd", "qzvwe", "qzvwf"];
 
 /// The form that `engine`'s template wants.
-pub(super) fn of(engine: &Engine, tokens: &SpecialTokens) -> ContentForm {
+///
+/// # Errors
+/// If the template uses more than it may on a few words: such a model is refused when it is loaded.
+pub(super) fn of(engine: &Engine, tokens: &SpecialTokens) -> Result<ContentForm, TemplateError> {
     for system in [true, false] {
         let render = |messages: &[Message], form| {
             let scene = Scene::new(engine, form, tokens, messages, None, &Map::new());
-            scene.render(&scene.messages, false).ok()
+            match scene.render(&scene.messages, false) {
+                Err(limit @ TemplateError::Limit(_)) => Err(limit),
+                other => Ok(other.ok()),
+            }
         };
         let single = talk(system, 1);
         let whole = |text: Option<String>, words: usize| {
             let expected = talk(system, words);
             text.filter(|text| expected.iter().all(|message| said(message).all(|word| text.contains(word))))
         };
-        let text = whole(render(&single, ContentForm::Text), 1);
-        let parts = whole(render(&single, ContentForm::Parts), 1);
+        let text = whole(render(&single, ContentForm::Text)?, 1);
+        let parts = whole(render(&single, ContentForm::Parts)?, 1);
         match (text, parts) {
             (None, None) => {}
-            (None, Some(_)) => return ContentForm::Parts,
+            (None, Some(_)) => return Ok(ContentForm::Parts),
             (Some(text), Some(parts)) if text == parts => {
                 let double = talk(system, 2);
-                return match whole(render(&double, ContentForm::Parts), 2) {
-                    Some(_) => ContentForm::AsGiven,
-                    None => ContentForm::Text,
-                };
+                let double = whole(render(&double, ContentForm::Parts)?, 2);
+                return Ok(if double.is_some() { ContentForm::AsGiven } else { ContentForm::Text });
             }
-            (Some(_), _) => return ContentForm::Text,
+            (Some(_), _) => return Ok(ContentForm::Text),
         }
     }
-    ContentForm::Text
+    Ok(ContentForm::Text)
 }
 
 fn said(message: &Message) -> impl Iterator<Item = &str> {

@@ -139,7 +139,7 @@ impl ChatTemplate {
         let mut variants = Vec::with_capacity(templates.len());
         for (name, source) in templates {
             let engine = Engine::new(&source, if only { "" } else { &name }, Arc::clone(&clock))?;
-            let form = content_form::of(&engine, &tokens);
+            let form = content_form::of(&engine, &tokens)?;
             variants.push(Variant { name, source, engine, form });
         }
         let template = Self { variants, tokens };

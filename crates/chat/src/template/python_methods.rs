@@ -12,7 +12,20 @@ pub(super) fn call(state: &mut State, value: &Value, method: &str, args: &[Value
     {
         return result;
     }
+    if method == "format" && value.as_str().is_some_and(|text| numbers_in(text) > MAX_WIDTHS) {
+        return Err(fault("format with widths that are too large"));
+    }
     pycompat::unknown_method_callback(state, value, method, args)
+}
+
+/// What the widths and precisions of one `str.format` may come to; the engine charges for what it wrote only.
+const MAX_WIDTHS: u64 = 1 << 20;
+
+/// The sum of all numbers in a text.
+fn numbers_in(text: &str) -> u64 {
+    text.split(|c: char| !c.is_ascii_digit())
+        .filter(|digits| !digits.is_empty())
+        .fold(0, |sum: u64, digits| sum.saturating_add(digits.parse().unwrap_or(u64::MAX)))
 }
 
 fn string_method(text: &str, method: &str, args: &[Value]) -> Option<Result<Value, Error>> {

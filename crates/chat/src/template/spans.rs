@@ -21,26 +21,12 @@ use crate::message::Message;
 pub(super) fn rendered(scene: &Scene<'_>, messages: &[Message]) -> Result<Rendered, TemplateError> {
     let (text, assistant) =
         if scene.engine.has_generation_blocks() { from_blocks(scene, messages)? } else { from_prefixes(scene, messages)? };
-    let learns_end = match (assistant.last(), messages.iter().rfind(|m| m.is_learned())) {
-        (Some(range), Some(message)) => ends_beyond_words(&text[range.clone()], message),
+    let mut search = Search::new(scene, messages, &text);
+    let learns_end = match (assistant.last(), messages.iter().rposition(Message::is_learned)) {
+        (Some(range), Some(i)) => search.has_end(i, &text[range.clone()])?,
         _ => false,
     };
     Ok(Rendered { text, assistant, learns_end })
-}
-
-/// A turn's text goes on after the message's own words: an end token, or the end of a tool call.
-pub(super) fn ends_beyond_words(turn: &str, message: &Message) -> bool {
-    let words = message.text();
-    let words = words.trim();
-    let turn = turn.trim_end();
-    if words.is_empty() || !message.tool_calls.is_empty() {
-        return !turn.is_empty();
-    }
-    match turn.strip_suffix(words) {
-        // Words that are themselves an end token's text stand there twice.
-        Some(before) => before.contains(words),
-        None => turn.contains(words),
-    }
 }
 
 type Found = (String, Vec<Range<usize>>);
@@ -78,7 +64,7 @@ fn from_prefixes(scene: &Scene<'_>, messages: &[Message]) -> Result<Found, Templ
     if text.contains(MARK) {
         return Err(lost(0, "it holds the noncharacters U+FDD0 U+10FFFE, which mark places here"));
     }
-    let mut search = Search { scene, messages, text: &text, budget: MAX_SEARCH_BYTES };
+    let mut search = Search::new(scene, messages, &text);
     let mut ranges: Vec<Range<usize>> = Vec::new();
     for i in turns(messages).filter(|&i| messages[i].is_learned()) {
         let range = match search.by_prefix(i)? {
@@ -112,7 +98,11 @@ pub(super) struct Search<'a> {
     budget: usize,
 }
 
-impl Search<'_> {
+impl<'a> Search<'a> {
+    fn new(scene: &'a Scene<'a>, messages: &'a [Message], text: &'a str) -> Self {
+        Self { scene, messages, text, budget: MAX_SEARCH_BYTES }
+    }
+
     /// Renders some messages; `None` where the template refuses them.
     pub(super) fn try_render(&mut self, messages: &[Value], prompt: bool) -> Result<Option<String>, TemplateError> {
         match self.scene.render(messages, prompt) {
@@ -146,24 +136,43 @@ impl Search<'_> {
         // What follows the last turn only because the conversation ends there (a second end token) is not the turn's:
         // it goes when another turn is opened.
         let Some(other) = self.try_render(&seen[..=i], last)? else {
-            return Ok(last.then(|| self.without_space_after_end(i, start..self.text.len())));
+            return if last { self.without_space_after_end(i, start..self.text.len()).map(Some) } else { Ok(None) };
         };
         let end = shared_whole_markers(self.text, &other);
-        let proven = end > start && ends_beyond_words(&self.text[start..end], &self.messages[i]);
+        let turn = &self.text[start..end.max(start)];
+        let words = self.messages[i].text();
+        let words = words.trim();
+        let proven = turn.find(words).is_some_and(|at| !turn[at + words.len()..].trim().is_empty());
         let end = match (proven, last) {
             (true, _) => end,
             (false, true) => self.text.len(),
             (false, false) if self.text.starts_with(&other) && end >= start => end,
             (false, false) => return Ok(None),
         };
-        Ok(Some(self.without_space_after_end(i, start..end)))
+        self.without_space_after_end(i, start..end).map(Some)
     }
 
     /// Cuts the white space behind an end token: nobody generates it. A template without end tokens ends turns by white
     /// space alone, and there it stays, since it is all that there is to learn.
-    pub(super) fn without_space_after_end(&self, i: usize, range: Range<usize>) -> Range<usize> {
+    pub(super) fn without_space_after_end(&mut self, i: usize, range: Range<usize>) -> Result<Range<usize>, TemplateError> {
         let turn = &self.text[range.clone()];
-        if ends_beyond_words(turn, &self.messages[i]) { range.start..range.start + turn.trim_end().len() } else { range }
+        let len = if self.has_end(i, turn)? { turn.trim_end().len() } else { turn.len() };
+        Ok(range.start..range.start + len)
+    }
+
+    /// Whether the text of turn `i` goes on after the message's own words: an end token, or the end of a tool call.
+    fn has_end(&mut self, i: usize, turn: &str) -> Result<bool, TemplateError> {
+        let message = &self.messages[i];
+        let words = message.text();
+        let turn = turn.trim_end();
+        if turn.is_empty() || !message.tool_calls.is_empty() {
+            return Ok(!turn.is_empty());
+        }
+        // The template may leave out a part of the words, such as a thought, but what it keeps is their end.
+        match words.split_whitespace().next_back() {
+            Some(last) if turn.ends_with(last) => substitute::writes_end(self, i),
+            _ => Ok(true),
+        }
     }
 }
 

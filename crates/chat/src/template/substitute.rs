@@ -15,7 +15,7 @@ pub(super) fn turn(search: &mut Search<'_>, i: usize) -> Result<Range<usize>, Te
     if start > end {
         return Err(lost(i, "its end would come before its beginning"));
     }
-    Ok(search.without_space_after_end(i, start..end))
+    search.without_space_after_end(i, start..end)
 }
 
 /// Behind the previous message's words comes what serving's prompt writes there, and then the turn.
@@ -61,6 +61,16 @@ fn end_of(search: &mut Search<'_>, i: usize) -> Result<usize, TemplateError> {
     };
     let ending = &alone[alone.len() - common_suffix(&alone, &other)..];
     Ok(words_end + shared_whole_markers(ending, &search.text[words_end..]))
+}
+
+/// Whether the template writes anything but white space behind a turn's words, where the words themselves end like an end token.
+pub(super) fn writes_end(search: &mut Search<'_>, i: usize) -> Result<bool, TemplateError> {
+    match exchanged(search, i, i + 1) {
+        Ok(other) => Ok(!other.text.trim_end().ends_with(MARK)),
+        // Nearly all templates do.
+        Err(TemplateError::Lost { .. }) => Ok(true),
+        Err(error) => Err(error),
+    }
 }
 
 struct Exchanged {
