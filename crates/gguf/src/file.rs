@@ -4,6 +4,7 @@
 //! only, and a tensor's bytes are paged in when somebody asks for them.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -45,6 +46,12 @@ pub struct GgufFile {
     tensors: BTreeMap<String, TensorInfo>,
     /// The file's own names by Hugging Face's.
     hf_names: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for GgufFile {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "GgufFile({}: {} keys, {} tensors)", self.path.display(), self.metadata.len(), self.tensors.len())
+    }
 }
 
 impl GgufFile {

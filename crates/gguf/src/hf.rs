@@ -22,6 +22,16 @@ pub struct RawTensor<'a> {
 }
 
 impl GgufFile {
+    /// The shape that [`GgufFile::hf_tensor`] gives, without reading a value; nothing if the file has no such tensor.
+    pub fn hf_shape(&self, hf_name: &str) -> Option<Vec<usize>> {
+        let own = self.own_name(hf_name)?;
+        let mut shape = self.raw(own)?.0.shape.clone();
+        if change(self.architecture(), own) == Change::Transpose {
+            shape.reverse();
+        }
+        Some(shape)
+    }
+
     /// A tensor by Hugging Face's name, as f32 in Hugging Face's order, with its shape; nothing if the file has none.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 pub enum Isa {
     /// Portable Rust, four lanes at a time.
     Scalar,
-    /// x86-64 with AVX2 and FMA, eight lanes.
+    /// x86-64 with AVX2, FMA and F16C, eight lanes.
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ and VL, sixteen lanes.
     Avx512,
@@ -35,13 +35,17 @@ impl Isa {
 struct Detected {
     isa: Isa,
     bf16: bool,
+    vnni: bool,
 }
 
 fn detected() -> &'static Detected {
     static DETECTED: OnceLock<Detected> = OnceLock::new();
     DETECTED.get_or_init(|| {
         let wish = std::env::var("TUNESMITH_ISA").ok();
-        lower(best_isa(), hardware_bf16(), wish.as_deref())
+        let best = best_isa();
+        let found = lower(best, hardware_bf16(), wish.as_deref());
+        // A lowered set stands for an older machine, which has none.
+        Detected { vnni: found.isa == best && hardware_vnni(best), ..found }
     })
 }
 
@@ -52,12 +56,12 @@ fn lower(best: Isa, bf16: bool, wish: Option<&str>) -> Detected {
         (Some("avx2"), Isa::Avx512) => Isa::Avx2,
         _ => best,
     };
-    Detected { isa, bf16: bf16 && isa == Isa::Avx512 }
+    Detected { isa, bf16: bf16 && isa == Isa::Avx512, vnni: false }
 }
 
 #[cfg(target_arch = "x86_64")]
 fn best_isa() -> Isa {
-    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
     let avx512 = is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512dq")
@@ -90,6 +94,21 @@ fn hardware_bf16() -> bool {
     false
 }
 
+/// Whether an instruction set's vectors have sums of four byte products on this processor: AVX-512 VNNI or AVX-VNNI.
+#[cfg(target_arch = "x86_64")]
+fn hardware_vnni(isa: Isa) -> bool {
+    match isa {
+        Isa::Avx512 => is_x86_feature_detected!("avx512vnni"),
+        Isa::Avx2 => is_x86_feature_detected!("avxvnni"),
+        _ => false,
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn hardware_vnni(_: Isa) -> bool {
+    false
+}
+
 /// The instruction set that all kernels of this process use.
 pub fn isa() -> Isa {
     detected().isa
@@ -98,6 +117,11 @@ pub fn isa() -> Isa {
 /// Whether bf16 products run on a bf16 unit (AVX-512 BF16). Without one they are still correct, but slower than f32.
 pub fn has_bf16() -> bool {
     detected().bf16
+}
+
+/// Whether sums of byte products are one instruction here (VNNI). They are exact either way, so results are the same.
+pub fn has_vnni() -> bool {
+    detected().vnni
 }
 
 /// Whether bf16 products are faster than f32 products here, for `dtype: auto`.
@@ -135,7 +159,7 @@ pub fn features() -> Vec<&'static str> {
         macro_rules! note {
             ($($name:tt),*) => { $( if is_x86_feature_detected!($name) { found.push($name); } )* };
         }
-        note!("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512bf16");
+        note!("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avxvnni", "avx512bf16");
     }
     #[cfg(target_arch = "aarch64")]
     {

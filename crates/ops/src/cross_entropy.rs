@@ -38,7 +38,7 @@ fn row_loss_with<S: Simd>(s: S, row: &mut [f32], target: usize, weight: f32, gra
         highest = s.max(highest, s.load(part));
     }
     let max = rest.iter().copied().fold(s.largest(highest), f32::max);
-    let best = row.iter().position(|v| *v == max).unwrap_or(0) as u32;
+    let best = first_of(row, max) as u32;
     let (centre, mut total) = (s.splat(max), s.splat(0.0));
     for part in whole.chunks_exact(lanes) {
         total = s.add(total, math::exp(s, s.sub(s.load(part), centre)));
@@ -56,4 +56,16 @@ fn row_loss_with<S: Simd>(s: S, row: &mut [f32], target: usize, weight: f32, gra
         row[target] -= weight;
     }
     (loss, best)
+}
+
+/// Where `value` first stands in `x`, or 0. Whole pieces are compared at once, which a search element by element cannot be.
+#[inline(always)]
+fn first_of(x: &[f32], value: f32) -> usize {
+    const PIECE: usize = 256;
+    for (i, piece) in x.chunks(PIECE).enumerate() {
+        if piece.iter().fold(false, |found, v| found | (*v == value)) {
+            return i * PIECE + piece.iter().position(|v| *v == value).unwrap_or(0);
+        }
+    }
+    0
 }

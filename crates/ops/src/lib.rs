@@ -20,6 +20,7 @@ pub mod mmap;
 pub mod norm;
 pub mod optim;
 pub mod paged;
+pub mod quant;
 mod rms;
 pub mod rope;
 mod simd;

@@ -6,7 +6,7 @@ use serde_json::{Value as Json, json};
 
 use super::pre::{self, Pre};
 use super::vocabulary::Vocabulary;
-use super::{Kind, Parts};
+use super::{Kind, Parts, Unknown, bpe, pair};
 use crate::error::{Result, unsupported};
 use crate::file::GgufFile;
 use crate::value::Value;
@@ -46,16 +46,11 @@ impl GgufFile {
             if let Some(missing) = [&left, &right, &joined].into_iter().find(|piece| !known.contains(piece.as_str())) {
                 return unsupported(format!("tokenizer.ggml.merges[{i}] is {line:?}, and {missing:?} is no token"));
             }
-            merges.push(json!([left, right]));
+            merges.push(pair(&left, &right));
         }
         let pre = pre::of(self.pre_name())?;
-        let model = json!({
-            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null, "end_of_word_suffix": null,
-            "fuse_unk": false, "byte_fallback": false, "ignore_merges": pre.ignores_merges,
-            "vocab": vocabulary.json(), "merges": merges,
-        });
         Ok(Parts {
-            model,
+            model: bpe(vocabulary, merges, Unknown::Never, pre.ignores_merges),
             normalizer: if pre.composes { json!({"type": "NFC"}) } else { Json::Null },
             pre_tokenizer: pre_tokenizer(pre),
             decoder: bytes(true),

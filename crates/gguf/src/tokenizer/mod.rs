@@ -16,6 +16,44 @@ use crate::error::{Result, unsupported};
 use crate::file::GgufFile;
 use crate::value::Value;
 
+/// An object of values that are moved: `json!` would copy a vocabulary and its merges once for each level.
+fn object<const N: usize>(fields: [(&str, Json); N]) -> Json {
+    Json::Object(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+}
+
+/// What stands for a character that is in no piece.
+enum Unknown {
+    /// Nothing: there is none such.
+    Never,
+    /// The tokens of its bytes, and where those are missing too, this token.
+    Bytes(Option<String>),
+}
+
+/// The `model` of both kinds of tokenizer.
+fn bpe(vocabulary: &Vocabulary, merges: Vec<Json>, unknown: Unknown, ignore_merges: bool) -> Json {
+    let (bytes, token) = match unknown {
+        Unknown::Never => (false, None),
+        Unknown::Bytes(token) => (true, token),
+    };
+    object([
+        ("type", json!("BPE")),
+        ("dropout", Json::Null),
+        ("fuse_unk", json!(bytes)),
+        ("byte_fallback", json!(bytes)),
+        ("unk_token", json!(token)),
+        ("continuing_subword_prefix", Json::Null),
+        ("end_of_word_suffix", Json::Null),
+        ("ignore_merges", json!(ignore_merges)),
+        ("vocab", Json::Object(vocabulary.json())),
+        ("merges", Json::Array(merges)),
+    ])
+}
+
+/// A merge of two pieces.
+fn pair(left: &str, right: &str) -> Json {
+    Json::Array(vec![Json::from(left), Json::from(right)])
+}
+
 /// The parts of a tokenizer.json that its kind decides.
 struct Parts {
     model: Json,
@@ -44,17 +82,17 @@ impl GgufFile {
             Kind::ByteLevel => self.byte_level(&vocabulary)?,
             Kind::SentencePiece => self.sentence_piece(&vocabulary)?,
         };
-        Ok(json!({
-            "version": "1.0",
-            "truncation": null,
-            "padding": null,
-            "added_tokens": vocabulary.added_json(),
-            "normalizer": parts.normalizer,
-            "pre_tokenizer": parts.pre_tokenizer,
-            "post_processor": self.post_processor(&vocabulary),
-            "decoder": parts.decoder,
-            "model": parts.model,
-        }))
+        Ok(object([
+            ("version", json!("1.0")),
+            ("truncation", Json::Null),
+            ("padding", Json::Null),
+            ("added_tokens", Json::Array(vocabulary.added_json())),
+            ("normalizer", parts.normalizer),
+            ("pre_tokenizer", parts.pre_tokenizer),
+            ("post_processor", self.post_processor(&vocabulary)),
+            ("decoder", parts.decoder),
+            ("model", parts.model),
+        ]))
     }
 
     fn tokenizer_kind(&self) -> Result<Kind> {

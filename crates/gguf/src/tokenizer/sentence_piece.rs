@@ -2,9 +2,9 @@
 
 use serde_json::{Value as Json, json};
 
-use super::Parts;
 use super::merges::merges;
 use super::vocabulary::Vocabulary;
+use super::{Parts, Unknown, bpe, pair};
 use crate::error::{Result, unsupported};
 use crate::file::GgufFile;
 use crate::value::Value;
@@ -23,12 +23,9 @@ impl GgufFile {
         };
         let score = |id: usize| scores.map_or(-(id as f64), |scores| scores[id]);
         let pairs = merges(&vocabulary.tokens, score, |id| vocabulary.is_piece(id));
-        let merges: Vec<Json> = pairs.into_iter().map(|(left, right)| json!([left, right])).collect();
+        let merges: Vec<Json> = pairs.into_iter().map(|(left, right)| pair(left, right)).collect();
         let unknown = self.role("unknown").map(|(id, _)| vocabulary.tokens[id].clone());
-        let model = json!({
-            "type": "BPE", "dropout": null, "unk_token": unknown, "continuing_subword_prefix": null, "end_of_word_suffix": null,
-            "fuse_unk": true, "byte_fallback": true, "ignore_merges": false, "vocab": vocabulary.json(), "merges": merges,
-        });
+        let model = bpe(vocabulary, merges, Unknown::Bytes(unknown), false);
         // A space before the text and after every special token, as the models' own tokenizer.json and llama.cpp have it.
         let prefix = self.flag("tokenizer.ggml.add_space_prefix", !gemma);
         let spaces = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});

@@ -49,7 +49,7 @@ impl Vocabulary {
         let own = file.tokens()?;
         let places: Vec<Place> = own.iter().enumerate().map(|(id, token)| place(file, id, token)).collect();
         let mut vocabulary = Self { kind, tokens: Vec::with_capacity(own.len()), places };
-        let mut taken = HashMap::with_capacity(own.len());
+        let mut taken: HashMap<String, usize> = HashMap::with_capacity(own.len());
         for (id, token) in own.iter().enumerate() {
             let mut name = vocabulary.spelled(file, id, token)?;
             if name.is_empty() || taken.contains_key(&name) {

@@ -68,7 +68,7 @@ impl Weights {
     pub fn contains(&self, name: &str) -> bool {
         match self {
             Self::Folder(file, _) => file.contains(name),
-            Self::Gguf(file) => file.hf_names().iter().any(|n| n == name),
+            Self::Gguf(file) => file.hf_shape(name).is_some(),
         }
     }
 

@@ -53,14 +53,8 @@ fn follow(curve: &Value, expected: &Value, mut model: LanguageModel, prefix: &st
         close(norm, &step["grad_norm"], 1e-4 * norm.max(1.0), &name("the gradient's norm"));
         close(rate, &step["learning_rate"], 1e-12, &name("the rate"));
         let clip = (number("max_grad_norm") / (norm + 1e-6)).min(1.0);
-        let adamw = AdamW {
-            lr: rate as f32,
-            beta1: 0.9,
-            beta2: 0.999,
-            eps: 1e-8,
-            weight_decay: number("weight_decay") as f32,
-            step: i as u64 + 1,
-        };
+        let adamw =
+            AdamW { lr: rate as f32, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: number("weight_decay") as f32, step: i as u64 + 1 };
         model.update(&adamw, clip as f32).unwrap();
     }
     close(mean_loss(&model, &rows), &expected["final_loss_of_all_rows"], 1e-4, "the final loss");

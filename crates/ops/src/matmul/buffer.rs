@@ -39,6 +39,20 @@ impl Buffer {
     }
 }
 
+impl Buffer {
+    /// All elements as the bytes that they are stored in.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        // SAFETY: f32 have no padding, and every byte is a valid u8.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.lines.len() * 64) }
+    }
+
+    /// The same, to write.
+    pub(crate) fn as_mut_bytes(&mut self) -> &mut [u8] {
+        // SAFETY: as in `as_bytes`, and any bytes are a valid f32; the borrow is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.lines.len() * 64) }
+    }
+}
+
 /// Runs `work` with `len` elements of this thread's scratch memory, whose contents are left over from earlier calls.
 ///
 /// `work` must not hand tasks to the thread pool: a task stolen meanwhile could ask for the same scratch.

@@ -12,7 +12,7 @@ mod tn;
 
 pub use pack::Packed;
 
-pub(crate) use buffer::{Shared, with_scratch};
+pub(crate) use buffer::{Buffer, Shared, with_scratch};
 pub(crate) use pack::{PANEL_VECTORS, Source, pack_panel, packed_len, panel, panel_count};
 pub(crate) use tile::{Finish, Kernels, Start, Tile, tile};
 

@@ -3,13 +3,13 @@
 use super::Simd;
 use std::arch::x86_64::*;
 
-/// The token of AVX2 and FMA.
+/// The token of AVX2, FMA and F16C.
 #[derive(Debug, Clone, Copy)]
 pub struct Avx2(());
 
 impl Avx2 {
     /// # Safety
-    /// The processor must have AVX2 and FMA.
+    /// The processor must have AVX2, FMA and F16C.
     #[inline(always)]
     pub unsafe fn assume() -> Self {
         Avx2(())

@@ -144,3 +144,17 @@ fn the_first_of_equal_logits_is_the_best_and_a_nan_shows() {
     assert_eq!(best[0], 1);
     assert!(losses[1].is_nan());
 }
+
+#[test]
+fn the_best_of_a_large_vocabulary_is_found_wherever_it_stands() {
+    for vocab in [255, 256, 1000] {
+        for at in [0, 1, 254, vocab / 2, vocab - 1] {
+            let mut logits = random(vocab, 3);
+            logits[at] = 2.0;
+            logits[vocab - 1] = 2.0;
+            let (mut losses, mut best) = ([0.0], [9]);
+            cross_entropy(&mut logits, vocab, &[0], &[1.0], &mut losses, &mut best, false);
+            assert_eq!(best[0] as usize, at);
+        }
+    }
+}

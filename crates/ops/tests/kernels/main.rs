@@ -11,6 +11,7 @@ mod grouped;
 mod matmul;
 mod norm;
 mod paged;
+mod quant;
 mod slices;
 mod values;
 

@@ -1,6 +1,6 @@
 //! Attention out of pages: right against f64, and a row's bits the same in chunks of any size, any batch and any pages.
 
-use crate::values::{assert_close, bits, random};
+use crate::values::{assert_close, bits, on_any_threads, random};
 use proptest::prelude::*;
 use tunesmith_ops::paged::{PAGE, PagedSpec, paged_attention, write_pages};
 
@@ -141,6 +141,39 @@ fn rows_beside_others_have_the_same_bits_as_alone() {
         let alone = in_chunks(shape, q, k, v, &[lengths[i]], &[9, 8, 7, 6, 5, 4, 3, 2, 1, 0]);
         let range = cu[i] as usize * shape.q_width()..cu[i + 1] as usize * shape.q_width();
         assert_eq!(bits(&out[range]), bits(&alone), "sequence {i}");
+    }
+}
+
+#[test]
+fn pages_behind_the_window_may_be_given_away() {
+    let shape = Shape { kv_heads: 2, group: 3, dim: 24, window: Some(20), cap: None };
+    let (q, k, v) = inputs(shape, 200, 3);
+    let pages: Vec<u32> = (0..13).collect();
+    let clean = in_chunks(shape, &q, &k, &v, &[200], &pages);
+    let (wide, narrow) = (shape.q_width(), shape.kv_width());
+    for last in [1, 2, 9] {
+        let mut cache = Cache::new(shape, 64);
+        let first = 200 - last;
+        let (cu, tables) = ([0, first as u32], [&pages[..]]);
+        cache.pass(&q[..first * wide], &k[..first * narrow], &v[..first * narrow], &shape.spec(&cu, &[0], &tables));
+        // The earliest key that the first of these rows sees is first − 19; what is before its page may belong to anybody.
+        let gone = (first - 19) / PAGE * PAGE * narrow;
+        cache.k[..gone].fill(f32::NAN);
+        cache.v[..gone].fill(f32::NAN);
+        let (cu, starts) = ([0, last as u32], [first as u32]);
+        let out = cache.pass(&q[first * wide..], &k[first * narrow..], &v[first * narrow..], &shape.spec(&cu, &starts, &tables));
+        assert_eq!(bits(&out), bits(&clean[first * wide..]), "the last {last} rows");
+    }
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    // With one head of keys threads share its keys, with three they do not.
+    for (kv_heads, window) in [(1, None), (1, Some(200)), (2, None), (3, None)] {
+        let shape = Shape { kv_heads, group: 3, dim: 64, window, cap: None };
+        let (q, k, v) = inputs(shape, 700, 5);
+        let pages: Vec<u32> = (0..44).collect();
+        on_any_threads(|| in_chunks(shape, &q, &k, &v, &[600, 1, 1, 98], &pages));
     }
 }
 
