@@ -224,11 +224,24 @@ pub struct TrainingSpec {
     pub gradient_checkpointing: bool,
     /// Precision of the products.
     pub dtype: Dtype,
-    /// Join short sequences into rows of `max_length` tokens; encoders never need it.
+    /// Fill micro-batches with whole sequences up to the tokens that full ones would have; see [`Self::micro_batch_tokens`].
     pub packing: bool,
     /// Learn only what an assistant says; absent where the task has no conversations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assistant_only_loss: Option<bool>,
+}
+
+impl TrainingSpec {
+    /// The longest sequence in tokens of a language model's job that does not say it.
+    pub const DEFAULT_MAX_LENGTH: usize = 512;
+
+    /// Most tokens of a micro-batch, where it is counted in tokens. Rows lie one after another without padding, and attention
+    /// ends with each sequence, so packing is only this: as many whole sequences as `per_device_train_batch_size` rows of
+    /// `max_length` tokens have room for.
+    pub fn micro_batch_tokens(&self) -> Option<usize> {
+        let packed = self.packing.then(|| self.per_device_train_batch_size * self.max_length.unwrap_or(Self::DEFAULT_MAX_LENGTH));
+        self.max_tokens_per_batch.or(packed)
+    }
 }
 
 /// Learning-rate schedules, as in `transformers.get_scheduler`.

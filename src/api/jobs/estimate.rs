@@ -44,10 +44,10 @@ pub async fn memory(state: &AppState, name: String, spec: &JobSpec) -> Result<i6
             Some(path) => Some(path.into()),
             None => hub.cached(&name).map(|pulled| pulled.folder),
         };
-        folder.and_then(|folder| weight_bytes(&folder))
+        folder.map_or((None, None), |folder: std::path::PathBuf| (weight_bytes(&folder), positions(&folder)))
     };
-    let weights = tokio::task::spawn_blocking(work).await.map_err(ApiError::internal)?;
-    let total = estimate(weights.unwrap_or(UNKNOWN_MODEL_BYTES), spec);
+    let (weights, positions) = tokio::task::spawn_blocking(work).await.map_err(ApiError::internal)?;
+    let total = estimate(weights.unwrap_or(UNKNOWN_MODEL_BYTES), positions, spec);
     Ok(i64::try_from(total).unwrap_or(i64::MAX))
 }
 
@@ -64,15 +64,21 @@ fn weight_bytes(folder: &Path) -> Option<u64> {
     (bytes > 0).then_some(bytes)
 }
 
+/// The longest text that the folder's model reads, by its configuration; training cuts what is longer.
+fn positions(folder: &Path) -> Option<u64> {
+    let config: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.join("config.json")).ok()?).ok()?;
+    ["max_position_embeddings", "n_positions"].iter().find_map(|name| config[*name].as_u64())
+}
+
 /// Weights once; for full tuning also masters, gradients and two moments; and the activations of one micro-batch.
-fn estimate(weights: u64, spec: &JobSpec) -> u64 {
+fn estimate(weights: u64, positions: Option<u64>, spec: &JobSpec) -> u64 {
     let trained = match spec.tuning {
         Tuning::Full => weights.saturating_mul(4),
         Tuning::Lora(_) => weights / 10,
         Tuning::Head => weights / 20,
     };
-    let length = spec.training.max_length.unwrap_or(512) as u64;
-    let tokens = match spec.training.max_tokens_per_batch {
+    let length = (spec.training.max_length.unwrap_or(512) as u64).min(positions.unwrap_or(u64::MAX));
+    let tokens = match spec.training.micro_batch_tokens() {
         Some(tokens) => tokens as u64,
         None => length.saturating_mul(spec.training.per_device_train_batch_size as u64),
     };
@@ -92,6 +98,8 @@ mod tests {
         assert_eq!(weight_bytes(folder.path()), None);
         std::fs::write(folder.path().join("a.safetensors"), [0; 100]).unwrap();
         std::fs::write(folder.path().join("config.json"), [0; 50]).unwrap();
-        assert_eq!(weight_bytes(folder.path()), Some(100));
+        assert_eq!((weight_bytes(folder.path()), positions(folder.path())), (Some(100), None));
+        std::fs::write(folder.path().join("config.json"), r#"{"max_position_embeddings": 512}"#).unwrap();
+        assert_eq!(positions(folder.path()), Some(512));
     }
 }

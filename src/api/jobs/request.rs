@@ -192,7 +192,7 @@ pub struct TrainingSection {
     /// `auto`, `float32` or `bfloat16` [default: auto].
     #[schema(value_type = Option<String>, example = "auto")]
     pub dtype: Option<Dtype>,
-    /// For language models: join short rows into rows of `max_length` tokens [default: false].
+    /// For language models: fill each batch with whole rows, up to `per_device_train_batch_size` times `max_length` tokens [default: false].
     pub packing: Option<bool>,
     /// For conversations: learn only what the assistant says [default: true].
     pub assistant_only_loss: Option<bool>,

@@ -192,7 +192,12 @@ impl<'a> Place<'a> {
         if found != shape {
             return Err(MlError::AdapterMismatch(format!("tensor {name} has shape {found:?}, but the base model needs {shape:?}")));
         }
-        self.weights.get(&name, shape, self.device).map_err(|e| MlError::AdapterMismatch(e.to_string()))
+        let tensor = self.weights.get(&name, shape, self.device).map_err(|e| MlError::AdapterMismatch(e.to_string()))?;
+        // One NaN or infinity makes the sum neither.
+        match tensor.sum_all()?.to_scalar::<f32>()?.is_finite() {
+            true => Ok(tensor),
+            false => Err(MlError::AdapterMismatch(format!("tensor {name} holds values that are no numbers (NaN or infinity)"))),
+        }
     }
 
     /// The updates of these layers.

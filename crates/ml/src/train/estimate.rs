@@ -12,7 +12,7 @@ fn batch_tokens(training: &TrainingSpec, lengths: &[usize]) -> usize {
     let mut sorted = lengths.to_vec();
     sorted.sort_unstable_by(|a, b| b.cmp(a));
     let longest = sorted.first().copied().unwrap_or(1);
-    match training.max_tokens_per_batch {
+    match training.micro_batch_tokens() {
         Some(limit) => limit.max(longest),
         None => sorted.iter().take(training.per_device_train_batch_size).sum(),
     }

@@ -22,7 +22,7 @@ use crate::models::decoder::{DecoderBase, DecoderConfig};
 use crate::models::source::Weights;
 use crate::nn::{Adapter, Kernels, Mode, Params};
 use crate::peft::load_language_adapter;
-use crate::spec::Tuning;
+use crate::spec::{TrainingSpec, Tuning};
 use crate::text::{LanguageTokenizer, by_tokens};
 
 /// A text to learn.
@@ -49,8 +49,6 @@ pub(super) struct LanguageRows {
     pub tokenizer: LanguageTokenizer,
 }
 
-/// Longest sequence unless the job asks for another.
-const DEFAULT_MAX_LENGTH: usize = 512;
 /// Continuations that an evaluation shows, and their length.
 const SAMPLES: usize = 2;
 const SAMPLE_TOKENS: usize = 32;
@@ -66,7 +64,7 @@ pub(super) fn prepare(
     let weights = Weights::open(&job.base_folder)?;
     let config = DecoderConfig::from_map(weights.config()?)?;
     let tokenizer = LanguageTokenizer::read(&weights, &job.base_folder, config.vocab_size)?;
-    let max_length = job.spec.training.max_length.unwrap_or(DEFAULT_MAX_LENGTH).min(config.max_positions);
+    let max_length = job.spec.training.max_length.unwrap_or(TrainingSpec::DEFAULT_MAX_LENGTH).min(config.max_positions);
     let encode = |rows: &[TextRow]| {
         let one = |row: &TextRow| match go_on() {
             true => sequence(row, &tokenizer, max_length),

@@ -36,7 +36,7 @@ impl EpochOrder {
         for i in (1..rows.len()).rev() {
             rows.swap(i, stream.below(i + 1));
         }
-        let micro_batches: Vec<Vec<usize>> = match spec.max_tokens_per_batch {
+        let micro_batches: Vec<Vec<usize>> = match spec.micro_batch_tokens() {
             Some(limit) => by_tokens(rows.iter().map(|r| lengths[*r]), limit).into_iter().map(|range| rows[range].to_vec()).collect(),
             None => rows.chunks(spec.per_device_train_batch_size.max(1)).map(<[usize]>::to_vec).collect(),
         };
@@ -58,7 +58,7 @@ pub fn total_steps(seed: u64, lengths: &[usize], spec: &TrainingSpec) -> u64 {
     let whole = spec.num_train_epochs.floor() as u64;
     let steps = |epoch| EpochOrder::new(seed, epoch, lengths, spec).steps.len() as f64;
     let part = spec.num_train_epochs - whole as f64;
-    let full: f64 = match spec.max_tokens_per_batch {
+    let full: f64 = match spec.micro_batch_tokens() {
         Some(_) => (0..whole).map(steps).sum(),
         None => whole as f64 * steps(0),
     };

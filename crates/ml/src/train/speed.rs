@@ -25,7 +25,7 @@ impl Prepared {
         };
         let tokens_per_row = self.plan.train_tokens as f64 / self.plan.train_rows as f64;
         let settings = &self.job.spec.training;
-        let rows_per_micro_batch = match settings.max_tokens_per_batch {
+        let rows_per_micro_batch = match settings.micro_batch_tokens() {
             Some(tokens) => (tokens as f64 / tokens_per_row).max(1.0),
             None => settings.per_device_train_batch_size as f64,
         };

@@ -175,6 +175,18 @@ fn batches_by_tokens_hold_the_limit_and_every_row() {
 }
 
 #[test]
+fn packing_fills_batches_with_whole_rows() {
+    let mut spec = spec(lora(4, 8.0), &LABELS);
+    spec.training.per_device_train_batch_size = 2;
+    spec.training.max_length = Some(50);
+    spec.training.packing = true;
+    let steps = EpochOrder::new(1, 0, &[10; 40], &spec.training).steps;
+    assert_eq!(steps.iter().map(|s| s.rows().count()).collect::<Vec<_>>(), [10; 4]);
+    spec.training.packing = false;
+    assert_eq!(EpochOrder::new(1, 0, &[10; 40], &spec.training).steps.len(), 20);
+}
+
+#[test]
 fn epochs_may_be_fractional_and_max_steps_wins() {
     let steps = |epochs: f64, max_steps: i64| {
         let mut spec = spec(Tuning::Head, &LABELS);
