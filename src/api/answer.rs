@@ -72,7 +72,8 @@ pub async fn score(state: &AppState, name: &str, texts: Vec<Text>, reading: Read
     Ok(Scored { classifier, rows: scored, tokens, truncated })
 }
 
-fn check_count(state: &AppState, texts: &[Text], field: &str) -> Result<(), ApiError> {
+/// Refuses none, and more texts than a request may have.
+pub fn check_count(state: &AppState, texts: &[Text], field: &str) -> Result<(), ApiError> {
     let most = state.config.budgets.classify_inputs;
     match texts.len() {
         0 => Err(ApiError::field(field, format!("`{field}` is empty; send at least one text."))),

@@ -4,6 +4,7 @@ use std::fmt;
 
 use axum::Json;
 use axum::extract::State;
+use futures::stream::{StreamExt, TryStreamExt};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -15,10 +16,16 @@ use utoipa::{PartialSchema, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::answer::{Reading, Scale, Scored, Text, ranked, score};
+use super::answer::{Reading, Scale, Scored, Text, check_count, ranked, score};
 use super::error::{ApiError, ErrorBody, shorten};
 use super::extract::ApiJson;
 use super::state::AppState;
+use super::text::options::Options;
+use super::text::run::language_of;
+use crate::serve::LoadedKind;
+
+/// Texts that a language model reads at the same time.
+const TEXTS_SIDE_BY_SIDE: usize = 8;
 
 /// The route.
 pub fn routes() -> OpenApiRouter<AppState> {
@@ -44,9 +51,27 @@ struct ClassifyRequest {
     /// Probability from which a label of a multi-label model counts [default: the model's own].
     #[schema(minimum = 0, maximum = 1)]
     threshold: Option<f64>,
+    /// Labels for a language model to choose from; a classifier has its own.
+    #[schema(min_items = 2, max_items = 255)]
+    labels: Option<Vec<String>>,
+    /// With `labels`: what a language model is told before the texts.
+    instruction: Option<String>,
+    /// With `labels`: texts with their labels, for a language model to learn from.
+    #[schema(max_items = 256)]
+    examples: Option<Vec<LabelledText>>,
     /// Accepted and without effect.
     #[serde(rename = "user")]
     _user: Option<String>,
+}
+
+/// A text with its label.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct LabelledText {
+    /// The text.
+    text: String,
+    /// One of `labels`.
+    label: String,
 }
 
 /// The answer for all texts.
@@ -113,6 +138,15 @@ async fn classify(State(state): State<AppState>, ApiJson(request): ApiJson<Class
         return Err(ApiError::field("threshold", "`threshold` must be between 0 and 1."));
     }
     let name = model_name(&state, request.model, request.adapter_id).await?;
+    if let Some(labels) = request.labels {
+        let choice = Choice { labels, instruction: request.instruction, examples: request.examples.unwrap_or_default() };
+        return choose(&state, name, request.input.0, choice, request.top_k, request.truncate.unwrap_or(true)).await;
+    }
+    for (field, given) in [("instruction", request.instruction.is_some()), ("examples", request.examples.is_some())] {
+        if given {
+            return Err(ApiError::field(field, format!("`{field}` is for language models, which need `labels` to choose from.")));
+        }
+    }
     let reading = Reading { truncate: request.truncate.unwrap_or(true), field: "input", scale: Scale::Probabilities };
     let scored = score(&state, &name, request.input.0, reading).await?;
     Ok(Json(ClassifyAnswer {
@@ -139,6 +173,97 @@ fn classified(scored: &Scored, index: usize, top_k: Option<usize>, threshold: Op
         scores: order.iter().take(top_k.unwrap_or(usize::MAX)).map(item).collect(),
         labels,
     }
+}
+
+/// What a language model chooses from.
+struct Choice {
+    labels: Vec<String>,
+    instruction: Option<String>,
+    examples: Vec<LabelledText>,
+}
+
+impl Choice {
+    fn options(self) -> Result<Options, ApiError> {
+        let Self { labels, instruction, examples } = self;
+        if !(2..=255).contains(&labels.len()) {
+            return Err(ApiError::field("labels", format!("`labels` has {} labels; it takes 2 to 255.", labels.len())));
+        }
+        for (i, label) in labels.iter().enumerate() {
+            let field = format!("labels[{i}]");
+            if label.trim().is_empty() {
+                return Err(ApiError::field(field.clone(), format!("`{field}` is empty.")));
+            }
+            if labels[..i].contains(label) {
+                return Err(ApiError::field(field.clone(), format!("`{field}`: `{}` stands there twice.", shorten(label))));
+            }
+        }
+        if examples.len() > 256 {
+            return Err(ApiError::field("examples", format!("`examples` has {} texts; it takes at most 256.", examples.len())));
+        }
+        if let Some((i, example)) = examples.iter().enumerate().find(|(_, e)| !labels.contains(&e.label)) {
+            let field = format!("examples[{i}].label");
+            return Err(ApiError::field(field.clone(), format!("`{field}`: `{}` is none of `labels`.", shorten(&example.label))));
+        }
+        Ok(Options {
+            instruction: instruction.unwrap_or_default(),
+            examples: examples.into_iter().map(|e| (e.text, e.label)).collect(),
+            // Of the words tried on AG News with SmolLM2 (Label, Topic, Category), the general one that it answers best.
+            ask: "Category:".to_owned(),
+            answers: labels,
+        })
+    }
+}
+
+/// Classifies by a language model's likelihoods.
+async fn choose(
+    state: &AppState,
+    name: String,
+    texts: Vec<Text>,
+    choice: Choice,
+    top_k: Option<usize>,
+    may_cut: bool,
+) -> Result<Json<ClassifyAnswer>, ApiError> {
+    check_count(state, &texts, "input")?;
+    let options = choice.options()?;
+    let loaded = state.registry.get(&name).await?;
+    if matches!(loaded.kind, LoadedKind::Classifier { .. }) {
+        return Err(ApiError::field(
+            "labels",
+            format!("`{}` is a classifier and has labels of its own; leave `labels` out.", shorten(&name)),
+        ));
+    }
+    if let Some(i) = texts.iter().position(|t| t.pair.is_some()) {
+        let field = format!("input[{i}].text_pair");
+        return Err(ApiError::field(field.clone(), format!("`{field}`: pairs are for classifiers; write both into one text.")));
+    }
+    let language = language_of(&loaded)?;
+    let prior = options.prior(state, &language, "examples").await?;
+    let one = |(i, text): (usize, Text)| {
+        let (options, language, prior) = (&options, &language, &prior);
+        async move { options.choose(state, language, &text.text, prior, may_cut, &format!("input[{i}]")).await }
+    };
+    let chosen: Vec<_> = futures::stream::iter(texts.into_iter().enumerate().map(one)).buffered(TEXTS_SIDE_BY_SIDE).try_collect().await?;
+    let tokens = chosen.iter().map(|c| c.tokens).sum();
+    let classified = |(index, scores): (usize, &Vec<f64>)| {
+        let order = ranked(scores);
+        let item = |i: &usize| LabelScore { label: options.answers[*i].clone(), score: scores[*i] };
+        let best = order.first().copied().unwrap_or(0);
+        Classified {
+            index,
+            label: options.answers[best].clone(),
+            score: scores[best],
+            scores: order.iter().take(top_k.unwrap_or(usize::MAX)).map(item).collect(),
+            labels: None,
+        }
+    };
+    let data = chosen.iter().map(|c| &c.probabilities).enumerate().map(classified).collect();
+    let truncated_inputs = chosen.iter().filter(|c| c.truncated).count();
+    Ok(Json(ClassifyAnswer {
+        object: "list",
+        model: name,
+        data,
+        usage: Usage { prompt_tokens: tokens, total_tokens: tokens, truncated_inputs },
+    }))
 }
 
 /// The name to answer with: the adapter's where one is given, which must stand on the model that is named beside it.

@@ -9,6 +9,7 @@ pub mod answer;
 pub mod auth;
 mod causes;
 pub mod classify;
+pub mod decisions;
 pub mod docs;
 mod download;
 pub mod error;
@@ -23,6 +24,7 @@ mod listen;
 pub mod models;
 pub mod openapi;
 pub mod paging;
+pub mod responses;
 pub mod sse;
 pub mod state;
 pub mod tei;
@@ -58,7 +60,9 @@ fn routes(quick: impl FnOnce(OpenApiRouter<AppState>) -> OpenApiRouter<AppState>
         .merge(classify::routes())
         .merge(tei::routes())
         .merge(text::chat::routes())
-        .merge(text::completions::routes());
+        .merge(text::completions::routes())
+        .merge(responses::routes())
+        .merge(decisions::routes());
     upload::routes().merge(quick(all_but_uploads))
 }
 

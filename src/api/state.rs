@@ -11,6 +11,7 @@ use tunesmith_store::Store;
 
 use super::auth::Keys;
 use super::jobs::tail::Tail;
+use super::responses::Background;
 use crate::config::Config;
 use crate::serve::Registry;
 
@@ -31,6 +32,8 @@ pub struct AppState {
     pub parsing: Arc<Semaphore>,
     /// Tells event streams that there is something new.
     pub tail: Tail,
+    /// Responses that are made while nobody waits.
+    pub background: Arc<Background>,
     /// Cancelled when the server begins to end; event streams stop on it.
     pub shutdown: CancellationToken,
 }
@@ -42,6 +45,7 @@ impl AppState {
             registry,
             keys: Arc::new(Keys::new(&config.api_key)),
             parsing: Arc::new(Semaphore::new(crate::machine::cores())),
+            background: Arc::default(),
             tail: Tail::follow(store.clone(), shutdown.clone()),
             config,
             store,

@@ -49,6 +49,7 @@ async fn serve(config: Config, addresses: &[SocketAddr]) -> anyhow::Result<()> {
     // Clears the scratch folder too, but for what workers that were started by hand have there right now.
     let swept = store.sweep(&lock).await?;
     tracing::info!(?swept, "the data folder is in order");
+    api::responses::fail_abandoned(&store).await?;
     let hub = Arc::new(Hub::new(HubConfig::from_env())?);
     let shutdown = CancellationToken::new();
     let config = Arc::new(config);

@@ -26,6 +26,8 @@ pub enum Kind {
     Model,
     /// An adapter that was loaded from outside.
     Adapter,
+    /// An answer of `/v1/responses`.
+    Response,
     /// A file or folder in the blob store.
     Blob,
 }
@@ -39,6 +41,7 @@ impl std::fmt::Display for Kind {
             Kind::Checkpoint => "checkpoint",
             Kind::Model => "model",
             Kind::Adapter => "adapter",
+            Kind::Response => "response",
             Kind::Blob => "blob",
         })
     }

@@ -85,13 +85,19 @@ async fn lock(data_dir: &Path) -> Result<std::fs::File> {
     }
 }
 
+/// The version that this program brings databases to.
+#[cfg(test)]
+fn newest() -> i64 {
+    MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0)
+}
+
 /// A migrator with one more migration than the real one, for tests of upgrades.
 #[cfg(test)]
 pub(crate) fn with_next_migration() -> Migrator {
     use std::borrow::Cow;
 
     let mut all: Vec<_> = MIGRATIONS.iter().cloned().collect();
-    let version = all.iter().map(|migration| migration.version).max().unwrap_or(0) + 1;
+    let version = newest() + 1;
     all.push(sqlx::migrate::Migration::new(
         version,
         Cow::Borrowed("next"),
@@ -138,8 +144,8 @@ mod tests {
         blobs.put_bytes(&file.blob_key, "").await.unwrap();
         old.insert_file(file).await.unwrap();
         // Not closed: the row may still be in the write-ahead log alone.
-        let copy = folder.path().join("tunesmith.db.before-2");
-        std::fs::write(folder.path().join("tunesmith.db.before-2.half"), "an upgrade that was cut off").unwrap();
+        let copy = folder.path().join(format!("tunesmith.db.before-{}", newest() + 1));
+        std::fs::write(copy.with_added_extension("half"), "an upgrade that was cut off").unwrap();
         assert!(!copy.exists());
 
         let new = open(folder.path(), &with_next_migration()).await.unwrap();
@@ -159,8 +165,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         open(folder.path(), &with_next_migration()).await.unwrap().close().await;
         let error = open(folder.path(), &MIGRATIONS).await.unwrap_err();
-        assert!(matches!(error, StoreError::NewerDatabase { found: 2, known: 1 }), "{error}");
-        assert!(error.to_string().contains('2') && error.to_string().contains('1'), "{error}");
+        let (old, new) = (newest(), newest() + 1);
+        assert!(matches!(error, StoreError::NewerDatabase { found, known } if (found, known) == (new, old)), "{error}");
+        assert!(error.to_string().contains(&new.to_string()) && error.to_string().contains(&old.to_string()), "{error}");
     }
 
     #[tokio::test]

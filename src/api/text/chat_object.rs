@@ -58,7 +58,7 @@ pub struct ToolCallObject {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub index: Option<usize>,
-    /// `call_` and a number.
+    /// Nine letters and digits.
     pub id: String,
     /// Always `function`.
     #[serde(rename = "type")]

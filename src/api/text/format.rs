@@ -56,7 +56,7 @@ impl ResponseFormat {
             Self::Text {} => None,
             Self::JsonObject {} => Some(Grammar::JsonObject),
             Self::JsonSchema { json_schema } => {
-                check_name(&json_schema.name)?;
+                check_schema_name(&json_schema.name, "response_format.json_schema.name")?;
                 Some(Grammar::JsonSchema(json_schema.schema.unwrap_or(Value::Bool(true))))
             }
             Self::Regex { regex } => Some(Grammar::Regex(regex)),
@@ -65,13 +65,11 @@ impl ResponseFormat {
     }
 }
 
-fn check_name(name: &str) -> Result<(), ApiError> {
+/// Refuses a name that is not OpenAI's: 1 to 64 letters, digits, `_` and `-`.
+pub fn check_schema_name(name: &str, field: &str) -> Result<(), ApiError> {
     let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
     match plain && (1..=64).contains(&name.len()) {
         true => Ok(()),
-        false => Err(ApiError::field(
-            "response_format.json_schema.name",
-            "`response_format.json_schema.name` takes 1 to 64 letters, digits, `_` and `-`.",
-        )),
+        false => Err(ApiError::field(field, format!("`{field}` takes 1 to 64 letters, digits, `_` and `-`."))),
     }
 }

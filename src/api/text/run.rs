@@ -8,7 +8,7 @@ use tunesmith_ml::infer::{Event, Finish, PromptLogprobs, Request, TokenInfo, Usa
 use super::knobs::Settings;
 use crate::api::error::ApiError;
 use crate::api::state::AppState;
-use crate::serve::{Ask, Events, Language};
+use crate::serve::{Ask, Events, Language, Loaded};
 
 /// How long answers may go on after the server was told to end.
 const LAST_WORDS: Duration = Duration::from_secs(3);
@@ -130,7 +130,11 @@ pub async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T, ApiE
 
 /// The language model of that name.
 pub async fn language(state: &AppState, name: &str) -> Result<Arc<Language>, ApiError> {
-    let loaded = state.registry.get(name).await?;
+    language_of(&*state.registry.get(name).await?)
+}
+
+/// The language model that this one is.
+pub fn language_of(loaded: &Loaded) -> Result<Arc<Language>, ApiError> {
     Ok(Arc::new(loaded.language()?.clone()))
 }
 

@@ -24,8 +24,21 @@ pub fn checked_tools(tools: Option<Vec<Value>>, choice: Option<Value>) -> Result
     Ok(auto.then_some(tools))
 }
 
+/// An id for a call: nine letters and digits, the only form that every template takes back.
+pub fn new_call_id() -> String {
+    const DIGITS: &[u8] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+    // Version 7 has its time in front and its chance behind.
+    let mut rest = uuid::Uuid::now_v7().as_u128() & ((1 << 62) - 1);
+    let digit = |_| {
+        let digit = DIGITS[(rest % 36) as usize];
+        rest /= 36;
+        char::from(digit)
+    };
+    (0..9).map(digit).collect()
+}
+
 /// A call in OpenAI's shape; `index` is its place in a stream.
 pub fn call_object(call: ToolCall, index: Option<usize>) -> ToolCallObject {
-    let id = call.id.unwrap_or_else(|| format!("call_{}", uuid::Uuid::now_v7().simple()));
+    let id = call.id.unwrap_or_else(new_call_id);
     ToolCallObject { index, id, kind: "function", function: CalledFunction { name: call.name, arguments: call.arguments } }
 }

@@ -18,4 +18,5 @@ mod leases;
 mod load;
 mod paging;
 mod queue;
+mod responses;
 mod states;
