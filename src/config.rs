@@ -53,6 +53,9 @@ pub struct Config {
     pub budgets: Budgets,
     /// What the log says and how.
     pub log: Log,
+    /// `TUNESMITH_*` variables that are no setting; whoever starts a service warns of them.
+    #[serde(skip)]
+    pub unknown_environment: Vec<String>,
 }
 
 /// Bounds on what a request may send.
@@ -127,6 +130,7 @@ impl Default for Config {
             limits: Limits::default(),
             budgets: Budgets::default(),
             log: Log::default(),
+            unknown_environment: Vec::new(),
         }
     }
 }

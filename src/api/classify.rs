@@ -139,6 +139,9 @@ async fn classify(State(state): State<AppState>, ApiJson(request): ApiJson<Class
     }
     let name = model_name(&state, request.model, request.adapter_id).await?;
     if let Some(labels) = request.labels {
+        if request.threshold.is_some() {
+            return Err(ApiError::field("threshold", "`threshold` is for multi-label models; of `labels` one is chosen."));
+        }
         let choice = Choice { labels, instruction: request.instruction, examples: request.examples.unwrap_or_default() };
         return choose(&state, name, request.input.0, choice, request.top_k, request.truncate.unwrap_or(true)).await;
     }
@@ -149,6 +152,9 @@ async fn classify(State(state): State<AppState>, ApiJson(request): ApiJson<Class
     }
     let reading = Reading { truncate: request.truncate.unwrap_or(true), field: "input", scale: Scale::Probabilities };
     let scored = score(&state, &name, request.input.0, reading).await?;
+    if request.threshold.is_some() && scored.classifier.answer.problem_type != ProblemType::MultiLabelClassification {
+        return Err(ApiError::field("threshold", "`threshold` is for multi-label models, and this one answers with one label."));
+    }
     Ok(Json(ClassifyAnswer {
         object: "list",
         model: name,

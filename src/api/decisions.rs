@@ -235,7 +235,8 @@ async fn decide(State(state): State<AppState>, ApiJson(request): ApiJson<Decisio
     let loaded = state.registry.get(&request.model).await?;
     let mut usage = DecisionUsage::default();
     let probabilities = match &loaded.kind {
-        LoadedKind::Classifier { classifier, .. } => {
+        LoadedKind::Classifier { .. } | LoadedKind::Encoder(_) => {
+            let (classifier, _) = loaded.classifier()?;
             let labels = classifier.labels.clone();
             let places = asked.iter().zip(&request.questions).enumerate().map(|(i, (a, q))| q.places_of(a, &labels, i));
             let places = places.collect::<Result<Vec<_>, _>>()?;

@@ -7,7 +7,8 @@ use std::sync::OnceLock;
 
 use axum::response::Html;
 use utoipa::openapi::path::{HttpMethod, Operation};
-use utoipa::openapi::{OpenApi, PathItem};
+use utoipa::openapi::schema::{ArrayItems, SchemaType, Type};
+use utoipa::openapi::{Content, OpenApi, PathItem, RefOr, Schema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -52,6 +53,7 @@ fn page(document: &OpenApi) -> String {
             }
         }
     }
+    shapes(&mut html, document);
     html
 }
 
@@ -87,7 +89,87 @@ fn describe(html: &mut String, path: &str, method: HttpMethod, operation: &Opera
             write_to(html, format_args!("<tr><td>{}<td>{}", escape(status), escape(&answer.description)));
         }
     }
-    html.push_str("</table></details>");
+    html.push_str("</table>");
+    if let Some(RefOr::T(body)) = &operation.request_body
+        && let Some(schema) = body.content.values().find_map(body_schema)
+    {
+        write_to(html, format_args!("<p>Body: {}</p>", kind(schema)));
+    }
+    html.push_str("</details>");
+}
+
+fn body_schema(content: &RefOr<Content>) -> Option<&RefOr<Schema>> {
+    match content {
+        RefOr::T(content) => content.schema.as_ref(),
+        RefOr::Ref(_) => None,
+    }
+}
+
+/// Every named shape with its fields; the descriptions of bodies and of other shapes lead here.
+fn shapes(html: &mut String, document: &OpenApi) {
+    html.push_str("<h2 id=\"shapes\">shapes</h2>");
+    for (name, schema) in document.components.iter().flat_map(|c| &c.schemas) {
+        let name = escape(name);
+        write_to(html, format_args!("<details><summary><code>{name}</code></summary><div id=\"shape-{name}\">"));
+        match schema {
+            RefOr::T(Schema::Object(object)) if !object.properties.is_empty() => {
+                html.push_str("<table>");
+                for (field, schema) in &object.properties {
+                    let needed = if object.required.contains(field) { ", required" } else { "" };
+                    let (kind, about) = (kind(schema), escape(about(schema)));
+                    write_to(html, format_args!("<tr><td><code>{}</code><td>{kind}{needed}<td>{about}", escape(field)));
+                }
+                html.push_str("</table>");
+            }
+            other => write_to(html, format_args!("<p>{} {}</p>", kind(other), escape(about(other)))),
+        }
+        html.push_str("</div></details>");
+    }
+}
+
+/// What a schema takes, in a few words, as HTML.
+fn kind(schema: &RefOr<Schema>) -> String {
+    let any = |items: &[RefOr<Schema>]| items.iter().map(kind).filter(|k| k != "null").collect::<Vec<_>>().join(" or ");
+    match schema {
+        RefOr::Ref(link) => {
+            let name = escape(link.ref_location.rsplit('/').next().unwrap_or_default());
+            format!("<a href=\"#shape-{name}\">{name}</a>")
+        }
+        RefOr::T(Schema::OneOf(one)) => any(&one.items),
+        RefOr::T(Schema::AllOf(all)) => any(&all.items),
+        RefOr::T(Schema::AnyOf(any_of)) => any(&any_of.items),
+        RefOr::T(Schema::Array(array)) => match &array.items {
+            ArrayItems::RefOrSchema(item) => format!("list of {}", kind(item)),
+            ArrayItems::False => "list".to_owned(),
+        },
+        RefOr::T(Schema::Object(object)) => match &object.enum_values {
+            Some(values) => escape(&values.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ")),
+            None => types(&object.schema_type),
+        },
+        RefOr::T(_) => String::new(),
+    }
+}
+
+fn types(kind: &SchemaType) -> String {
+    let name = |kind: &Type| serde_json::to_value(kind).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
+    match kind {
+        SchemaType::Type(one) => name(one),
+        SchemaType::Array(several) => several.iter().map(name).filter(|n| n != "null").collect::<Vec<_>>().join(" or "),
+        SchemaType::AnyValue => "any value".to_owned(),
+    }
+}
+
+fn about(schema: &RefOr<Schema>) -> &str {
+    let text = match schema {
+        RefOr::Ref(link) => return &link.description,
+        RefOr::T(Schema::OneOf(one)) => &one.description,
+        RefOr::T(Schema::AllOf(all)) => &all.description,
+        RefOr::T(Schema::AnyOf(any_of)) => &any_of.description,
+        RefOr::T(Schema::Array(array)) => &array.description,
+        RefOr::T(Schema::Object(object)) => &object.description,
+        RefOr::T(_) => return "",
+    };
+    text.as_deref().unwrap_or_default()
 }
 
 /// Writing to a string cannot fail.
@@ -109,6 +191,9 @@ mod tests {
         let html = page(&document);
         for path in document.paths.paths.keys() {
             assert!(html.contains(&escape(path)), "{path}");
+        }
+        for field in ["learning_rate", "lora_alpha", "text_column", "max_output_tokens", "lora_path"] {
+            assert!(html.contains(&format!("<code>{field}</code>")), "{field}");
         }
         assert!(!html.contains("<script") && !html.contains("http://") && !html.contains("https://"));
     }

@@ -52,11 +52,17 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for ApiQuery<T> {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         axum::extract::Query::<T>::from_request_parts(parts, state).await.map(|query| Self(query.0)).map_err(|e| {
-            let message = e.body_text();
-            let error = ApiError::bad_request(message.clone());
-            match quoted(&message, "unknown field `").or_else(|| named(&message)) {
-                Some(field) => error.with_param(field),
-                None => error,
+            let text = e.body_text();
+            let message = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text);
+            if let Some(field) = quoted(message, "unknown field `") {
+                return ApiError::field(field, format!("{message}."));
+            }
+            match named(message) {
+                Some((field, "invalid digit found in string")) => {
+                    ApiError::field(field, format!("`{field}` must be a whole number, 0 or more."))
+                }
+                Some((field, why)) => ApiError::field(field, format!("`{field}`: {}.", plain(why))),
+                None => ApiError::bad_request(format!("{message}.")),
             }
         })
     }
@@ -133,10 +139,43 @@ pub fn body_stalled() -> ApiError {
 
 /// Parses a whole body; an error says what is wrong and names the field by its path.
 pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    require_object(bytes)?;
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|e| json_error(&e))?;
     reader.end().map_err(|e| ApiError::bad_request(format!("The body is not valid JSON: {e}.")))?;
     Ok(value)
+}
+
+/// A struct would take a list of its fields' values too, which no client means.
+fn require_object(bytes: &[u8]) -> Result<(), ApiError> {
+    let found = match bytes.trim_ascii_start().first() {
+        Some(b'[') => "a list",
+        Some(b'"') => "a string",
+        Some(b'0'..=b'9' | b'-') => "a number",
+        Some(b'n' | b't' | b'f') => "a single value",
+        // What is empty or no JSON at all is told by the parser.
+        _ => return Ok(()),
+    };
+    Err(ApiError::bad_request(format!("The body must be a JSON object, {{…}}; it is {found}.")))
+}
+
+/// What the parser says, without the names of Rust's types.
+fn plain(message: &str) -> String {
+    let Some((found, wanted)) = message.split_once(", expected ") else { return message.to_owned() };
+    let found = match found.strip_prefix("invalid length ") {
+        Some(_) => "this is a list",
+        None => found,
+    };
+    let wanted = match wanted.trim_start_matches("a ").split(' ').next().unwrap_or_default() {
+        "struct" | "map" => "an object",
+        "f32" | "f64" => "a number",
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, 0 or more",
+        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
+        "sequence" => "a list",
+        "bool" | "boolean" => "true or false",
+        _ => wanted,
+    };
+    format!("{found}, expected {wanted}")
 }
 
 fn json_error(error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError {
@@ -145,7 +184,7 @@ fn json_error(error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError
         return ApiError::bad_request(format!("The body is not valid JSON: {inner}."));
     }
     let text = inner.to_string();
-    let message = text.split(" at line ").next().unwrap_or(&text).to_owned();
+    let message = plain(text.split(" at line ").next().unwrap_or(&text));
     let mut path = error.path().to_string();
     if path == "." {
         path.clear();
@@ -169,11 +208,9 @@ fn quoted(message: &str, start: &str) -> Option<String> {
     Some(shorten(rest.split_once('`')?.0))
 }
 
-/// The parameter of a query's error, `Failed to deserialize query string: limit: invalid digit …`.
-fn named(message: &str) -> Option<String> {
-    let rest = message.split_once(": ")?.1;
-    let (name, _) = rest.split_once(": ")?;
-    name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_').then(|| name.to_owned())
+/// The parameter of a query's error and what is wrong, of `limit: invalid digit …`.
+fn named(message: &str) -> Option<(&str, &str)> {
+    message.split_once(": ").filter(|(name, _)| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
 }
 
 #[cfg(test)]
@@ -220,6 +257,18 @@ mod tests {
     #[test]
     fn a_missing_field_is_named() {
         assert_eq!(failure("{}").0.unwrap(), "model");
+    }
+
+    #[test]
+    fn what_is_no_object_is_told_so() {
+        for (body, found) in [("[]", "a list"), (r#"["m"]"#, "a list"), ("null", "value"), (" 5", "a number"), ("\"x\"", "a string")] {
+            let (param, message) = failure(body);
+            assert!(param.is_none() && message.contains("JSON object") && message.contains(found), "{message}");
+        }
+        let (param, message) = failure(r#"{"model":"m","training":[1]}"#);
+        assert_eq!(param.unwrap(), "training");
+        assert!(message.contains("this is a list, expected an object"), "{message}");
+        assert!(failure(r#"{"model":"m","training":{"learning_rate":null,"labels":7}}"#).1.contains("expected a list"));
     }
 
     #[test]

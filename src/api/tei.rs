@@ -136,13 +136,13 @@ async fn tokenize(State(state): State<AppState>, ApiJson(request): ApiJson<Token
         return Err(invalid("inputs", format!("`inputs` has {} texts; a request takes 1 to {most}.", texts.len())));
     }
     let name = name_or_only(&state, request.model).await?;
-    let classifier = state.registry.get(&name).await?.classifier()?.0.clone();
+    let loaded = state.registry.get(&name).await?;
     let special = request.add_special_tokens.unwrap_or(true);
     let work = move || -> Result<(Vec<Vec<Token>>, Vec<String>), ApiError> {
         let mut all = Vec::with_capacity(texts.len());
         let mut cut = Vec::with_capacity(texts.len());
         for text in &texts {
-            let (pieces, left_out) = classifier.tokenizer().pieces(text, None).map_err(|e| invalid("inputs", e.to_string()))?;
+            let (pieces, left_out) = loaded.pieces(text).map_err(|e| invalid("inputs", e.to_string()))?;
             all.push(pieces.into_iter().filter(|p| special || !p.special).map(Token::from).collect());
             cut.push(left_out.to_string());
         }

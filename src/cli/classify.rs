@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use super::client::{Client, ClientFlags};
+use super::output::say;
 use super::table::{table, text};
 
 /// Texts of one request; the server takes up to 2,048.
@@ -41,15 +42,17 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     for batch in texts.chunks(BATCH) {
         let answer = client.post("/v1/classify", &json!({"model": args.model, "input": batch, "top_k": args.top_k})).await?;
-        print(batch, answer["data"].as_array().map_or(&[], Vec::as_slice), args.json);
+        print(batch, answer["data"].as_array().map_or(&[], Vec::as_slice), args.json)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print(texts: &[String], answers: &[Value], as_json: bool) {
+fn print(texts: &[String], answers: &[Value], as_json: bool) -> anyhow::Result<()> {
     if as_json {
-        answers.iter().for_each(|answer| println!("{answer}"));
-        return;
+        for answer in answers {
+            say!("{answer}");
+        }
+        return Ok(());
     }
     let mut out = table(&["LABEL", "SCORE", "TEXT"]);
     for (asked, answer) in texts.iter().zip(answers) {
@@ -60,5 +63,6 @@ fn print(texts: &[String], answers: &[Value], as_json: bool) {
             out.add_row([text(&score["label"]), number, shown.to_owned()]);
         }
     }
-    println!("{out}");
+    say!("{out}");
+    Ok(())
 }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use tunesmith_hub::{Hub, HubConfig};
 
+use super::output::say;
 use super::table::size;
 use crate::config::{Config, ConfigFlags, Device};
 use crate::machine;
@@ -20,43 +21,50 @@ pub struct Args {
 
 /// Runs the command.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let mut findings = Findings { sound: true };
+    let mut findings = Findings::default();
     findings.good("version", env!("CARGO_PKG_VERSION"));
-    processor(&findings);
+    processor(&mut findings);
     match Config::load(&args.config) {
         Ok(config) => {
             findings.good("configuration", "readable");
+            if !config.unknown_environment.is_empty() {
+                findings.note("environment", format!("{}: no setting of that name", config.unknown_environment.join(", ")));
+            }
             device(&mut findings, config.device);
             address(&mut findings, &config);
             data_folder(&mut findings, &config.data_dir);
         }
         Err(error) => findings.bad("configuration", error.to_string()),
     }
-    python(&findings).await;
+    python(&mut findings).await;
     hub(&mut findings).await;
-    Ok(if findings.sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    say!("{}", findings.lines.join("\n"));
+    Ok(if findings.unsound { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
+/// The lines so far.
+#[derive(Default)]
 struct Findings {
-    sound: bool,
+    lines: Vec<String>,
+    unsound: bool,
 }
 
 impl Findings {
-    fn good(&self, what: &str, text: impl AsRef<str>) {
-        println!("ok    {what:14} {}", text.as_ref());
+    fn good(&mut self, what: &str, text: impl AsRef<str>) {
+        self.lines.push(format!("ok    {what:14} {}", text.as_ref()));
     }
 
-    fn note(&self, what: &str, text: impl AsRef<str>) {
-        println!("note  {what:14} {}", text.as_ref());
+    fn note(&mut self, what: &str, text: impl AsRef<str>) {
+        self.lines.push(format!("note  {what:14} {}", text.as_ref()));
     }
 
     fn bad(&mut self, what: &str, text: impl AsRef<str>) {
-        self.sound = false;
-        println!("FAIL  {what:14} {}", text.as_ref());
+        self.unsound = true;
+        self.lines.push(format!("FAIL  {what:14} {}", text.as_ref()));
     }
 }
 
-fn processor(findings: &Findings) {
+fn processor(findings: &mut Findings) {
     findings.good("processor", format!("{}, {} cores", machine::cpu_name(), machine::cores()));
     let (has, lacks): (Vec<_>, Vec<_>) = machine::cpu_features().into_iter().partition(|(_, there)| *there);
     let names = |list: Vec<(&'static str, bool)>| list.into_iter().map(|(name, _)| name).collect::<Vec<_>>().join(" ");
@@ -70,10 +78,9 @@ fn processor(findings: &Findings) {
 }
 
 fn device(findings: &mut Findings, device: Device) {
-    match device {
-        Device::Cuda(_) if !cfg!(feature = "cuda") => findings.bad("device", format!("{device} needs a binary built with --features cuda")),
-        Device::Metal if !cfg!(feature = "metal") => findings.bad("device", format!("{device} needs a binary built with --features metal")),
-        other => findings.good("device", other.to_string()),
+    match device.supported() {
+        Ok(()) => findings.good("device", device.to_string()),
+        Err(why) => findings.bad("device", why),
     }
 }
 
@@ -104,7 +111,7 @@ fn data_folder(findings: &mut Findings, folder: &Path) {
 }
 
 /// Only package sources need it, so its absence is no fault.
-async fn python(findings: &Findings) {
+async fn python(findings: &mut Findings) {
     let wanted = HubConfig::from_env().python;
     let names = match wanted {
         Some(path) => vec![path],

@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use futures::StreamExt;
 use serde_json::Value;
-use tokio::io::AsyncWriteExt;
 
 use super::client::{Client, ClientFlags, segment};
+use super::output::{say, write_bytes};
 use super::table::{size, table, text, time};
 
 /// Flags of the command.
@@ -54,29 +54,27 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let client = Client::new(&args.client)?;
     let path = |id: &str| format!("/v1/files/{}", segment(id));
     match args.action.unwrap_or(Action::List) {
-        Action::List => print_list(&client.get("/v1/files").await?),
+        Action::List => print_list(&client.get("/v1/files").await?)?,
         Action::Upload { path, purpose } => {
             let file = client.upload(&path, &purpose).await?;
-            println!("{} {} rows", text(&file["id"]), text(&file["summary"]["rows"]));
+            say!("{} {} rows", text(&file["id"]), text(&file["summary"]["rows"]));
         }
-        Action::Show { id } => println!("{:#}", client.get(&path(&id)).await?),
+        Action::Show { id } => say!("{:#}", client.get(&path(&id)).await?),
         Action::Content { id } => {
             let mut bytes = client.get_raw(&format!("{}/content", path(&id))).await?.bytes_stream();
-            let mut out = tokio::io::stdout();
             while let Some(piece) = bytes.next().await {
-                out.write_all(&piece?).await?;
+                write_bytes(&piece?)?;
             }
-            out.flush().await?;
         }
         Action::Delete { id } => {
             client.delete(&path(&id)).await?;
-            println!("{id} deleted");
+            say!("{id} deleted");
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_list(list: &Value) {
+fn print_list(list: &Value) -> anyhow::Result<()> {
     let mut out = table(&["ID", "PURPOSE", "SIZE", "ROWS", "CREATED", "NAME"]);
     for file in list["data"].as_array().into_iter().flatten() {
         out.add_row([
@@ -88,5 +86,6 @@ fn print_list(list: &Value) {
             text(&file["filename"]),
         ]);
     }
-    println!("{out}");
+    say!("{out}");
+    Ok(())
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use tunesmith_store::{DataLock, JobFilter, JobState, PageQuery, Store, SystemClock};
 
+use super::output::say;
 use super::table::{size, table};
 use crate::config::{Config, ConfigFlags};
 
@@ -29,7 +30,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let store = Store::open(&config.data_dir, Arc::new(SystemClock::new())).await?;
     if let Some(lock) = &lock {
         let report = store.sweep(lock).await?;
-        println!(
+        say!(
             "removed: {} blobs that no row names ({}), {} half-written files, {} staging folders, {} expired keys",
             report.orphan_blobs,
             size(report.orphan_bytes),
@@ -41,7 +42,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     print_usage(&store).await?;
     print_removable(&store).await?;
     if let Some(free) = crate::machine::free_disk(&config.data_dir) {
-        println!("\n{} free on that disk", size(free));
+        say!("\n{} free on that disk", size(free));
     }
     store.close().await;
     Ok(ExitCode::SUCCESS)
@@ -60,7 +61,7 @@ async fn print_usage(store: &Store) -> anyhow::Result<()> {
         .sum();
     out.add_row(["database".to_owned(), String::new(), size(database)]);
     out.add_row(["all".to_owned(), String::new(), size(usage.bytes + database)]);
-    println!("{out}");
+    say!("{out}");
     Ok(())
 }
 
@@ -85,7 +86,7 @@ async fn print_removable(store: &Store) -> anyhow::Result<()> {
         }
     }
     if any {
-        println!("\nfinished jobs that still hold checkpoints; `tunesmith jobs delete ID` frees them and keeps the model:\n{out}");
+        say!("\nfinished jobs that still hold checkpoints; `tunesmith jobs delete ID` frees them and keeps the model:\n{out}");
     }
     Ok(())
 }

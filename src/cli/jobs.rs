@@ -6,6 +6,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::client::{Client, ClientFlags, all_pages, segment};
+use super::output::say;
 use super::table::{table, text, time};
 use super::watch;
 
@@ -62,13 +63,14 @@ enum Action {
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let client = Client::new(&args.client)?;
     let path = |id: &str| format!("/v1/fine_tuning/jobs/{}", segment(id));
-    let act = async |id: &str, action: &str| client.post(&format!("{}/{action}", path(id)), &json!({})).await.map(|job| print_state(&job));
+    let act =
+        async |id: &str, action: &str| client.post(&format!("{}/{action}", path(id)), &json!({})).await.and_then(|job| print_state(&job));
     match args.action.unwrap_or(Action::List { limit: 20 }) {
-        Action::List { limit } => print_list(&all_pages(&client, "/v1/fine_tuning/jobs", limit).await?),
-        Action::Show { id } => println!("{:#}", client.get(&path(&id)).await?),
+        Action::List { limit } => print_list(&all_pages(&client, "/v1/fine_tuning/jobs", limit).await?)?,
+        Action::Show { id } => say!("{:#}", client.get(&path(&id)).await?),
         Action::Watch { id } => {
             let job = watch::follow(&client, &id).await?;
-            print_state(&job);
+            print_state(&job)?;
             return Ok(watch::exit_code(&job));
         }
         Action::Cancel { id } => act(&id, "cancel").await?,
@@ -76,25 +78,26 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Action::Resume { id } => act(&id, "resume").await?,
         Action::Delete { id } => {
             client.delete(&path(&id)).await?;
-            println!("{id} deleted");
+            say!("{id} deleted");
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// One line for a job: its state, and what came of it.
-pub fn print_state(job: &Value) {
+pub fn print_state(job: &Value) -> anyhow::Result<()> {
     let id = text(&job["id"]);
     let state = text(&job["status"]);
     let pausing = if job["pausing"] == true { ", pausing" } else { "" };
     match (job["fine_tuned_model"].as_str(), job["error"]["message"].as_str()) {
-        (Some(model), _) => println!("{id} {state}: {model}"),
-        (None, Some(error)) => println!("{id} {state}: {error}"),
-        (None, None) => println!("{id} {state}{pausing}"),
+        (Some(model), _) => say!("{id} {state}: {model}"),
+        (None, Some(error)) => say!("{id} {state}: {error}"),
+        (None, None) => say!("{id} {state}{pausing}"),
     }
+    Ok(())
 }
 
-fn print_list(jobs: &[Value]) {
+fn print_list(jobs: &[Value]) -> anyhow::Result<()> {
     let mut out = table(&["ID", "STATUS", "STEP", "BASE", "CREATED", "MODEL"]);
     for job in jobs {
         let progress = &job["progress"];
@@ -108,5 +111,6 @@ fn print_list(jobs: &[Value]) {
             text(&job["fine_tuned_model"]),
         ]);
     }
-    println!("{out}");
+    say!("{out}");
+    Ok(())
 }

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use super::client::{Client, ClientFlags, all_pages, segment};
+use super::output::say;
 use super::table::{text, time};
 
 /// Flags of the command.
@@ -24,7 +25,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut events = all_pages(&client, &path, args.limit).await?;
     events.reverse();
     for event in events {
-        println!("{} {:5} {}", time(&event["created_at"]), text(&event["level"]), text(&event["message"]));
+        say!("{} {:5} {}", time(&event["created_at"]), text(&event["level"]), text(&event["message"]));
     }
     Ok(ExitCode::SUCCESS)
 }

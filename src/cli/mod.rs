@@ -12,6 +12,7 @@ mod jobs;
 mod logs;
 mod models;
 mod openapi;
+mod output;
 mod pull;
 mod serve;
 mod submit;
@@ -67,6 +68,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli.command) {
         Ok(code) => code,
+        Err(error) if error.is::<output::ReaderLeft>() => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

@@ -10,6 +10,7 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 
 use super::client::{Client, ClientFlags, segment};
+use super::output::say;
 use super::table::{size, table, text, time};
 
 /// Flags of the command.
@@ -50,23 +51,24 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let client = Client::new(&args.client)?;
     let path = |name: &str| format!("/v1/models/{}", segment(name));
     match args.action.unwrap_or(Action::List) {
-        Action::List => print_list(&client.get("/v1/models").await?),
-        Action::Show { name } => println!("{:#}", client.get(&path(&name)).await?),
+        Action::List => print_list(&client.get("/v1/models").await?)?,
+        Action::Show { name } => say!("{:#}", client.get(&path(&name)).await?),
         Action::Download { name, output } => download(&client, &name, output).await?,
         Action::Delete { name } => {
             client.delete(&path(&name)).await?;
-            println!("{name} deleted");
+            say!("{name} deleted");
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_list(list: &Value) {
+fn print_list(list: &Value) -> anyhow::Result<()> {
     let mut out = table(&["NAME", "KIND", "TASK", "BASE", "CREATED"]);
     for model in list["data"].as_array().into_iter().flatten() {
         out.add_row([text(&model["id"]), text(&model["kind"]), text(&model["task"]), text(&model["base_model"]), time(&model["created"])]);
     }
-    println!("{out}");
+    say!("{out}");
+    Ok(())
 }
 
 /// Under a temporary name first, so that a broken download never looks like a whole one.
@@ -85,6 +87,6 @@ async fn download(client: &Client, name: &str, output: Option<PathBuf>) -> anyho
     }
     file.sync_all().await?;
     tokio::fs::rename(&partial, &output).await?;
-    println!("{} ({})", output.display(), size(total));
+    say!("{} ({})", output.display(), size(total));
     Ok(())
 }

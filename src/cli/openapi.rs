@@ -8,6 +8,6 @@ pub struct Args {}
 
 /// Prints the document.
 pub fn run(_: &Args) -> anyhow::Result<ExitCode> {
-    print!("{}", crate::api::openapi::yaml().map_err(anyhow::Error::msg)?);
+    super::output::write(format_args!("{}", crate::api::openapi::yaml().map_err(anyhow::Error::msg)?))?;
     Ok(ExitCode::SUCCESS)
 }

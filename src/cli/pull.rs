@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tunesmith_hub::{Hub, HubConfig, Progress, Pulled, catalogue_entries};
 
+use super::output::say;
 use super::table::table;
 
 /// Flags of the command.
@@ -40,8 +41,8 @@ pub async fn fetch(hub: &Hub, name: &str) -> anyhow::Result<Pulled> {
     let shown = bars.clone();
     let pulled = hub.pull(name, move |progress| shown.show(progress)).await?;
     bars.clear();
-    println!("{name}: {}", pulled.folder.display());
-    println!("   source {}, revision {}, licence {}", pulled.source, pulled.revision, pulled.licence.as_deref().unwrap_or("unknown"));
+    say!("{name}: {}", pulled.folder.display());
+    say!("   source {}, revision {}, licence {}", pulled.source, pulled.revision, pulled.licence.as_deref().unwrap_or("unknown"));
     Ok(pulled)
 }
 
@@ -59,7 +60,7 @@ async fn print_catalogue(hub: &Hub) -> anyhow::Result<()> {
     rows.into_iter().for_each(|row| {
         out.add_row(row);
     });
-    println!("{out}");
+    say!("{out}");
     Ok(())
 }
 

@@ -35,7 +35,11 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config)?;
     crate::logging::start(&config.log).map_err(anyhow::Error::msg)?;
+    config.device.supported().map_err(anyhow::Error::msg)?;
     let addresses = config.addresses()?;
+    for name in &config.unknown_environment {
+        tracing::warn!(name, "no setting of that name");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(serve(config, &addresses));
     // Parsing that still runs is of no use to anybody any more.

@@ -10,6 +10,7 @@ use anyhow::Context;
 use serde_json::{Map, Value, json};
 
 use super::client::{Client, ClientFlags};
+use super::output::say;
 use super::{jobs, watch};
 
 /// Flags of the command.
@@ -49,15 +50,37 @@ pub struct Args {
 /// Runs the command.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let client = Client::new(&args.client)?;
-    let mut request = json!({"model": args.model});
-    request["training_file"] = file_id(&client, &args.training_file).await?.into();
-    if let Some(file) = &args.validation_file {
-        request["validation_file"] = file_id(&client, file).await?.into();
+    let mut uploaded = Vec::new();
+    let answer = file_job(&client, &args, &mut uploaded).await;
+    // Without a job nobody would know of them; a job that was filed after all keeps its files.
+    let filed = answer.as_ref().is_ok_and(|job| job["dry_run"] != true);
+    if !filed {
+        for id in uploaded {
+            client.delete(&format!("/v1/files/{id}")).await.ok();
+        }
     }
+    let job = answer?;
+    if !filed {
+        say!("{job:#}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    jobs::print_state(&job)?;
+    if !args.watch {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let id = job["id"].as_str().context("the server's answer has no id")?;
+    let job = watch::follow(&client, id).await?;
+    jobs::print_state(&job)?;
+    Ok(watch::exit_code(&job))
+}
+
+/// Uploads what has to be, and files the job; the answer is the job, or what a dry run found.
+async fn file_job(client: &Client, args: &Args, uploaded: &mut Vec<String>) -> anyhow::Result<Value> {
+    let mut request = json!({"model": args.model});
     let simple = [
-        ("suffix", args.suffix.map(Value::from)),
+        ("suffix", args.suffix.clone().map(Value::from)),
         ("seed", args.seed.map(Value::from)),
-        ("tuning", args.tuning.map(|t| json!({"type": t}))),
+        ("tuning", args.tuning.as_ref().map(|t| json!({"type": t}))),
     ];
     for (name, value) in simple {
         if let Some(value) = value {
@@ -67,25 +90,22 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     for assignment in &args.set {
         set(&mut request, assignment)?;
     }
-    let job = client.post_once("/v1/fine_tuning/jobs", &request, args.idempotency_key.as_deref()).await?;
-    jobs::print_state(&job);
-    if !args.watch {
-        return Ok(ExitCode::SUCCESS);
+    request["training_file"] = file_id(client, &args.training_file, uploaded).await?.into();
+    if let Some(file) = &args.validation_file {
+        request["validation_file"] = file_id(client, file, uploaded).await?.into();
     }
-    let id = job["id"].as_str().context("the server's answer has no id")?;
-    let job = watch::follow(&client, id).await?;
-    jobs::print_state(&job);
-    Ok(watch::exit_code(&job))
+    client.post_once("/v1/fine_tuning/jobs", &request, args.idempotency_key.as_deref()).await
 }
-
-/// Uploads what is a path; anything else is an id.
-async fn file_id(client: &Client, file: &str) -> anyhow::Result<String> {
+/// Uploads what is a path, and notes its id; anything else is an id.
+async fn file_id(client: &Client, file: &str, uploaded: &mut Vec<String>) -> anyhow::Result<String> {
     if !Path::new(file).exists() {
         anyhow::ensure!(file.starts_with("file-"), "{file} is neither a file here nor the id of an uploaded one");
         return Ok(file.to_owned());
     }
-    let uploaded = client.upload(Path::new(file), "fine-tune").await.with_context(|| format!("uploading {file}"))?;
-    Ok(uploaded["id"].as_str().context("the server's answer has no id")?.to_owned())
+    let answer = client.upload(Path::new(file), "fine-tune").await.with_context(|| format!("uploading {file}"))?;
+    let id = answer["id"].as_str().context("the server's answer has no id")?;
+    uploaded.push(id.to_owned());
+    Ok(id.to_owned())
 }
 
 /// Puts `a.b=value` into the request; the value is JSON if it can be read so, else text.

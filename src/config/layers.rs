@@ -26,16 +26,18 @@ pub(super) fn load(flags: &ConfigFlags, environment: impl Iterator<Item = (Strin
         None => figment.merge(Toml::file("tunesmith.toml").search(false)),
     };
     let (inherited, own): (Vec<_>, Vec<_>) = environment.partition(|(name, _)| name == INHERITED);
+    let mut unknown = Vec::new();
     figment = match inherited.first() {
         // Finished: the server's flags stand in it, above the environment that the child has too.
         Some((_, json)) => {
             let value: serde_json::Value = serde_json::from_str(json).map_err(|e| ConfigError::Invalid(format!("{INHERITED}: {e}")))?;
             figment.merge(Serialized::defaults(value))
         }
-        None => figment.merge(Environment::read(own.into_iter())?),
+        None => figment.merge(Environment::read(own.into_iter(), &mut unknown)?),
     };
     figment = figment.merge(Serialized::defaults(flags.layer()));
     let mut config: Config = figment.extract().map_err(|e| ConfigError::Invalid(explain(&e)))?;
+    config.unknown_environment = unknown;
     config.data_dir = std::path::absolute(&config.data_dir).map_err(|e| ConfigError::Invalid(format!("data_dir: {e}")))?;
     check(&config)?;
     Ok(config)
@@ -45,9 +47,9 @@ pub(super) fn load(flags: &ConfigFlags, environment: impl Iterator<Item = (Strin
 struct Environment(Dict);
 
 impl Environment {
-    /// Names that are no setting are left alone: Kubernetes sets `TUNESMITH_SERVICE_HOST` and the like for a service of
-    /// our name.
-    fn read(variables: impl Iterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+    /// Names that are no setting are collected and no error: Kubernetes sets `TUNESMITH_SERVICE_HOST` and the like for a
+    /// service of our name.
+    fn read(variables: impl Iterator<Item = (String, String)>, unknown: &mut Vec<String>) -> Result<Self, ConfigError> {
         let settings = Serialized::defaults(Config::default()).data().map_err(|e| ConfigError::Invalid(e.to_string()))?;
         let known = |key: &str| settings.values().any(|layer| layer.contains_key(key));
         let mut layer = Dict::new();
@@ -58,6 +60,7 @@ impl Environment {
             }
             let key = key.to_ascii_lowercase();
             if !known(key.split("__").next().unwrap_or_default()) {
+                unknown.push(name);
                 continue;
             }
             let value = if TEXT.contains(&key.as_str()) {
@@ -115,6 +118,14 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     if config.threads == Some(0) || config.worker_threads == Some(0) {
         return invalid("`threads`: 0 threads can do nothing; leave it out to use every core");
     }
+    if let Some(origin) = config.cors_origin.iter().find(|o| !is_origin(o)) {
+        return Err(ConfigError::Invalid(format!(
+            "`cors_origin`: `{origin}` is no origin; write scheme and host, as in https://example.com or http://localhost:3000, or * for all"
+        )));
+    }
+    if let Some(folder) = config.model_dir.as_ref().filter(|f| !f.is_dir()) {
+        return Err(ConfigError::Invalid(format!("`model_dir`: {} is no folder", folder.display())));
+    }
     if config.lease_seconds < 3 {
         return invalid("`lease_seconds`: workers give a sign of life every second; set at least 3");
     }
@@ -125,6 +136,12 @@ fn check(config: &Config) -> Result<(), ConfigError> {
         return invalid("`limits`: a time-out of 0 seconds would refuse every request");
     }
     Ok(())
+}
+
+/// What a browser may send as `Origin`: a scheme, a host, perhaps a port, and nothing behind.
+fn is_origin(text: &str) -> bool {
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    text == "*" || text == "null" || rest.is_some_and(|host| !host.is_empty() && !host.contains(['/', '?', '#', '@', ' ']))
 }
 
 #[cfg(test)]
@@ -169,6 +186,29 @@ mod tests {
         let (_dir, flags) = file("[limits]\nmax_file_byte = 10\n");
         let message = load(&flags, env(&[])).unwrap_err().to_string();
         assert!(message.contains("max_file_byte") && message.contains("t.toml"), "{message}");
+    }
+
+    #[test]
+    fn a_variable_that_is_no_setting_is_told() {
+        let config = load(&ConfigFlags::default(), env(&[("TUNESMITH_WORKRES", "2"), ("TUNESMITH_WORKERS", "2"), ("HOME", "/")])).unwrap();
+        assert_eq!(config.unknown_environment, ["TUNESMITH_WORKRES"]);
+    }
+
+    #[test]
+    fn an_origin_is_a_scheme_and_a_host() {
+        for (origin, good) in
+            [("https://a.b", true), ("http://localhost:3000", true), ("*", true), ("foo", false), ("https://a.b/c", false)]
+        {
+            let message =
+                load(&ConfigFlags { cors_origin: vec![origin.into()], ..ConfigFlags::default() }, env(&[])).map_err(|e| e.to_string());
+            assert_eq!(message.is_ok(), good, "{message:?}");
+        }
+    }
+
+    #[test]
+    fn a_model_folder_that_is_not_there_is_named() {
+        let flags = ConfigFlags { model_dir: Some("no-such-folder".into()), ..ConfigFlags::default() };
+        assert!(load(&flags, env(&[])).unwrap_err().to_string().contains("no-such-folder"));
     }
 
     #[test]

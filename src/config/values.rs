@@ -22,6 +22,21 @@ pub enum Device {
     Metal,
 }
 
+impl Device {
+    /// Whether this binary can use it; whether the machine has one shows when it is opened.
+    ///
+    /// # Errors
+    /// If the binary was built without it.
+    pub fn supported(self) -> Result<(), String> {
+        let feature = match self {
+            Self::Cuda(_) if !cfg!(feature = "cuda") => "cuda",
+            Self::Metal if !cfg!(feature = "metal") => "metal",
+            _ => return Ok(()),
+        };
+        Err(format!("--device {self} needs a binary that was built with --features {feature}"))
+    }
+}
+
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

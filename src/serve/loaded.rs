@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tunesmith_chat::ChatTemplate;
+use tunesmith_ml::error::MlError;
 use tunesmith_ml::infer::{ServedAdapter, ServedBase, ServedClassifier, ServedDecoder};
+use tunesmith_ml::text::TokenPiece;
 
 use super::batcher::Batcher;
 use super::generator::Generator;
@@ -29,6 +31,8 @@ pub enum LoadedKind {
         /// Its base's queue.
         batcher: Arc<Batcher>,
     },
+    /// For tokens: an encoder without a classifier.
+    Encoder(Arc<ServedBase>),
     /// For text.
     Language(Language),
 }
@@ -54,10 +58,11 @@ impl Loaded {
     /// The classifier.
     ///
     /// # Errors
-    /// If it is a language model.
+    /// If it has none.
     pub fn classifier(&self) -> Result<(&Arc<ServedClassifier>, &Arc<Batcher>), ServeError> {
         match &self.kind {
             LoadedKind::Classifier { classifier, batcher } => Ok((classifier, batcher)),
+            LoadedKind::Encoder(_) => Err(ServeError::WrongKind("a base model without a classifier; fine-tune it first")),
             LoadedKind::Language(_) => Err(ServeError::WrongKind(
                 "a language model, not a classifier; give it `labels` to choose from, or ask /v1/chat/completions",
             )),
@@ -67,11 +72,24 @@ impl Loaded {
     /// The language model.
     ///
     /// # Errors
-    /// If it is a classifier.
+    /// If it is an encoder.
     pub fn language(&self) -> Result<&Language, ServeError> {
         match &self.kind {
             LoadedKind::Language(language) => Ok(language),
             LoadedKind::Classifier { .. } => Err(ServeError::WrongKind("a classifier, not a language model; ask /v1/classify")),
+            LoadedKind::Encoder(_) => Err(ServeError::WrongKind("an encoder, not a language model; fine-tune it to classify")),
+        }
+    }
+
+    /// The tokens of a text, and how many did not fit; a language model's own limit counts the answer too, so nothing is cut.
+    ///
+    /// # Errors
+    /// If the tokenizer fails.
+    pub fn pieces(&self, text: &str) -> Result<(Vec<TokenPiece>, usize), MlError> {
+        match &self.kind {
+            LoadedKind::Classifier { classifier, .. } => classifier.tokenizer().pieces(text, None),
+            LoadedKind::Encoder(base) => base.tokenizer().pieces(text, None),
+            LoadedKind::Language(language) => Ok((language.model.tokenizer().pieces(text)?, 0)),
         }
     }
 
@@ -79,6 +97,7 @@ impl Loaded {
     pub(super) fn own_bytes(&self) -> usize {
         match &self.kind {
             LoadedKind::Classifier { classifier, .. } => classifier.bytes(),
+            LoadedKind::Encoder(_) => 0,
             LoadedKind::Language(l) => l.adapter.as_ref().map_or(0, |a| a.bytes()),
         }
     }
@@ -87,6 +106,7 @@ impl Loaded {
     pub(super) fn base_bytes(&self) -> usize {
         match &self.kind {
             LoadedKind::Classifier { classifier, .. } => classifier.base.bytes(),
+            LoadedKind::Encoder(base) => base.bytes(),
             LoadedKind::Language(l) => l.model.bytes() + l.generator.cache_bytes(),
         }
     }
@@ -95,6 +115,7 @@ impl Loaded {
     pub(super) fn stands_on(&self, base: &Base) -> bool {
         match (&self.kind, base) {
             (LoadedKind::Classifier { classifier, .. }, Base::Encoder { weights, .. }) => Arc::ptr_eq(&classifier.base, weights),
+            (LoadedKind::Encoder(base), Base::Encoder { weights, .. }) => Arc::ptr_eq(base, weights),
             (LoadedKind::Language(l), Base::Decoder(base)) => Arc::ptr_eq(&l.model, &base.model),
             _ => false,
         }

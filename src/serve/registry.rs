@@ -171,6 +171,7 @@ impl Registry {
             LoadedKind::Classifier { classifier, .. } => {
                 Fitted { labels: classifier.labels.clone(), warnings: classifier.warnings.clone() }
             }
+            LoadedKind::Encoder(_) => Fitted { labels: Vec::new(), warnings: Vec::new() },
             LoadedKind::Language(l) => {
                 let warnings = l.adapter.as_ref().map(|a| a.warnings.clone()).unwrap_or_default();
                 Fitted { labels: Vec::new(), warnings }
@@ -251,10 +252,10 @@ impl Registry {
     async fn whole(&self, folder: PathBuf) -> Result<LoadedKind, ServeError> {
         let base = self.base(folder.clone()).await?;
         blocking(move || match &*base {
-            Base::Encoder { weights, batcher } => {
-                let classifier = Arc::new(ServedClassifier::whole(weights.clone(), &folder)?);
-                Ok(LoadedKind::Classifier { classifier, batcher: batcher.clone() })
-            }
+            Base::Encoder { weights, batcher } => Ok(match ServedClassifier::whole(weights.clone(), &folder)? {
+                Some(classifier) => LoadedKind::Classifier { classifier: Arc::new(classifier), batcher: batcher.clone() },
+                None => LoadedKind::Encoder(weights.clone()),
+            }),
             Base::Decoder(language) => Ok(LoadedKind::Language(language.clone())),
         })
         .await

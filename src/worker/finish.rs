@@ -7,6 +7,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use tunesmith_data::Example;
 use tunesmith_hub::Pulled;
+use tunesmith_ml::error::MlError;
 use tunesmith_ml::eval::{EvalReport, report};
 use tunesmith_ml::infer::{DEFAULT_THRESHOLD, ServedBase, ServedClassifier, classify};
 use tunesmith_ml::spec::Tuning;
@@ -101,7 +102,8 @@ fn evaluate_folder(
     let started = Instant::now();
     let classifier = match base {
         Some(base) => ServedClassifier::adapter(Arc::new(ServedBase::load(base)?), model)?,
-        None => ServedClassifier::whole(Arc::new(ServedBase::load(model)?), model)?,
+        None => ServedClassifier::whole(Arc::new(ServedBase::load(model)?), model)?
+            .ok_or_else(|| MlError::Format("the model was saved without its classifier".to_owned()))?,
     };
     let mut logits = Vec::new();
     for batch in by_tokens(tokens.iter().map(|row| row.ids.len()), EVAL_TOKENS) {

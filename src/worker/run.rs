@@ -32,6 +32,12 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config)?;
     crate::logging::start(&config.log).map_err(anyhow::Error::msg)?;
+    config.device.supported().map_err(anyhow::Error::msg)?;
+    anyhow::ensure!(
+        config.data_dir.is_dir(),
+        "there is no data folder {}; name the server's with --data-dir, and start `tunesmith serve` first",
+        config.data_dir.display()
+    );
     // The server answers first; training takes what is left.
     if let Err(error) = rustix::process::nice(10) {
         tracing::debug!(%error, "the priority stays as it is");

@@ -3,6 +3,7 @@
 //! A worker's standard input is a pipe that only the server holds: however the server ends, the workers end with it.
 
 use std::collections::VecDeque;
+use std::io::Write;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -239,7 +240,8 @@ async fn read_lines(stderr: ChildStderr, kept: Arc<Mutex<VecDeque<String>>>) {
             _ => return,
         }
         let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-        eprintln!("{text}");
+        // Nobody has to listen, and a closed standard error must not end the reading.
+        writeln!(std::io::stderr(), "{text}").ok();
         let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() == LAST_LINES {
             kept.pop_front();

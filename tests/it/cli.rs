@@ -1,6 +1,6 @@
 //! The command line against a running server, and on its own.
 
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use serde_json::Value;
 
@@ -49,6 +49,55 @@ async fn a_job_is_submitted_listed_and_steered() {
     assert!(!watched.status.success(), "a cancelled job is no success");
     assert!(String::from_utf8_lossy(&watched.stdout).contains("cancelled"));
     good(run(&server, &["jobs", "delete", &id]).await);
+}
+
+#[tokio::test]
+async fn what_files_no_job_leaves_no_upload() {
+    let server = Server::with(&["--model-dir", FIXTURES]);
+    let rows = server.folder.path().join("rows.jsonl");
+    std::fs::write(&rows, two_classes(10)).unwrap();
+    let submit = |setting: &'static str| {
+        let rows = rows.to_str().unwrap().to_owned();
+        let server = &server;
+        async move { run(server, &["submit", "--model", "file:bert-tiny", "--training-file", &rows, "--set", setting, "--watch"]).await }
+    };
+    let plan: Value = serde_json::from_str(&good(submit("dry_run=true").await)).unwrap();
+    assert!(plan["total_steps"].as_u64().unwrap() > 0, "{plan}");
+    let refused = submit("training.learning_rate=-1").await;
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("learning_rate"));
+    assert_eq!(server.get("/v1/files").await.ok()["data"], serde_json::json!([]));
+}
+
+#[test]
+fn a_reader_that_leaves_early_is_no_fault() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = command(folder.path()).arg("openapi").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    let full = command(folder.path()).arg("openapi").stdout(std::fs::File::create("/dev/full").unwrap()).output().unwrap();
+    assert!(!full.status.success());
+    assert!(String::from_utf8_lossy(&full.stderr).starts_with("error: cannot write to standard output"));
+}
+
+#[test]
+fn settings_that_cannot_work_end_the_start_with_their_name() {
+    let folder = tempfile::tempdir().unwrap();
+    for (args, part) in [
+        (&["serve", "--device", "cuda:0"][..], "--features cuda"),
+        (&["serve", "--cors-origin", "foo"], "`foo` is no origin"),
+        (&["serve", "--model-dir", "nowhere"], "nowhere is no folder"),
+        (&["worker", "--data-dir", "typo"], "there is no data folder"),
+    ] {
+        if args.contains(&"cuda:0") && cfg!(feature = "cuda") {
+            continue;
+        }
+        let output = command(folder.path()).args(args).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && told.contains(part), "{args:?}: {told}");
+    }
+    assert!(!folder.path().join("typo").exists());
 }
 
 #[tokio::test]

@@ -62,6 +62,8 @@ async fn wrong_requests_are_named() {
         (json!({"model": MODEL, "input": "x", "topk": 1}), "topk"),
         (json!({"model": MODEL, "input": vec!["x"; 2049]}), "input"),
         (json!({"model": "file:bert-noprefix", "input": "x"}), "model"),
+        (json!({"model": MODEL, "input": "x", "threshold": 0.5}), "threshold"),
+        (json!({"model": "file:decoders/llama-tiny", "input": "x"}), "model"),
     ] {
         let error = server.post("/v1/classify", &body).await.error(400);
         assert_eq!(error["param"], param, "{error}");
@@ -143,4 +145,39 @@ async fn the_tokenize_route_shows_what_the_model_reads() {
     let plain = tokenize(json!({"model": MODEL, "inputs": "good", "add_special_tokens": false})).await.ok();
     assert!(plain[0].as_array().unwrap().iter().all(|t| t["special"] == false));
     assert_eq!(tokenize(json!({"model": MODEL, "inputs": 7})).await.error(422)["param"], "inputs");
+    // Neither a classifier nor an encoder is needed to read a text.
+    for model in ["file:bert-noprefix", "file:decoders/chat-tiny"] {
+        let tokens = tokenize(json!({"model": model, "inputs": "good"})).await.ok();
+        assert!(tokens[0].as_array().unwrap().iter().any(|t| t["start"] == 0 && t["special"] == false), "{model}: {tokens}");
+    }
+}
+
+#[tokio::test]
+async fn a_folder_that_lacks_a_file_or_holds_half_of_one_is_told_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let bert = std::path::Path::new(FIXTURES).join("bert-tiny");
+    for (name, files) in
+        [("no-config", &["model.safetensors", "tokenizer.json"][..]), ("no-tokenizer", &["model.safetensors", "config.json"])]
+    {
+        std::fs::create_dir_all(folder.path().join(name)).unwrap();
+        for file in files {
+            std::fs::copy(bert.join(file), folder.path().join(name).join(file)).unwrap();
+        }
+    }
+    let half = folder.path().join("half");
+    std::fs::create_dir_all(&half).unwrap();
+    for file in ["config.json", "tokenizer.json"] {
+        std::fs::copy(bert.join(file), half.join(file)).unwrap();
+    }
+    let bytes = std::fs::read(bert.join("model.safetensors")).unwrap();
+    std::fs::write(half.join("model.safetensors"), &bytes[..bytes.len() / 2]).unwrap();
+    let server = Server::with(&["--model-dir", folder.path().to_str().unwrap()]);
+    for (name, wanted) in
+        [("no-config", "config.json is missing"), ("no-tokenizer", "tokenizer.json is missing"), ("half", "cut short: tensor ")]
+    {
+        let error = server.post("/v1/classify", &json!({"model": format!("file:{name}"), "input": "x"})).await.error(400);
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains(wanted) && !message.contains(folder.path().to_str().unwrap()), "{message}");
+        assert_eq!(error["param"], "model");
+    }
 }

@@ -126,12 +126,17 @@ fn check_columns<'a>(
             PlanError::new(param, missing_column(side, name, field))
         })
     };
-    check_texts(side, find(&cols.text, "data.text_column")?, false, warnings)?;
-    if let Some(pair) = &cols.text_pair {
-        check_texts(side, find(pair, "data.text_pair_column")?, true, warnings)?;
-    }
+    let text = find(&cols.text, "data.text_column")?;
+    let pair = cols.text_pair.as_ref().map(|pair| find(pair, "data.text_pair_column")).transpose()?;
     let label = find(&cols.label, "data.label_column")?;
-    refuse_unusable_labels(side, label)?;
+    let mut checks = vec![check_texts(side, text, false, warnings)];
+    checks.extend(pair.map(|pair| check_texts(side, pair, true, warnings)));
+    checks.push(refuse_unusable_labels(side, label));
+    // All columns' faults at once: who mends a file wants to mend it once.
+    let faults: Vec<String> = checks.into_iter().filter_map(|check| check.err()).map(|fault| fault.message).collect();
+    if !faults.is_empty() {
+        return Err(PlanError::new(side.param, faults.join("; ")));
+    }
     let summary = side.summary;
     if summary.duplicates > 0 {
         let at_least = if summary.duplicates_capped { "at least " } else { "" };
@@ -151,25 +156,28 @@ fn missing_column(side: Side<'_>, name: &str, field: &str) -> String {
 
 fn check_texts(side: Side<'_>, column: &ColumnSummary, may_be_empty: bool, warnings: &mut Vec<String>) -> Result<(), PlanError> {
     let name = shorten(&column.name);
-    let refuse = |what: String| Err(PlanError::new(side.param, format!("column \"{name}\" of the {} {what}", side.words)));
+    let mut faults = Vec::new();
     if column.lists > 0 {
         let lines = line_list(&column.list_lines, column.lists);
-        return refuse(format!("holds lists in place of texts in {lines}; write one text a row"));
+        faults.push(format!("holds lists in place of texts in {lines}; write one text a row"));
     }
     if column.objects > 0 {
         let lines = line_list(&column.object_lines, column.objects);
-        return refuse(format!("holds objects in place of texts in {lines}; write one text a row"));
+        faults.push(format!("holds objects in place of texts in {lines}; write one text a row"));
     }
     if column.nulls > 0 {
         let lines = line_list(&column.null_lines, column.nulls);
-        return refuse(format!("has no text (null) in {}: {lines}; remove or fill such rows", counted(column.nulls, "row")));
+        faults.push(format!("has no text (null) in {}: {lines}; remove or fill such rows", counted(column.nulls, "row")));
     }
     if column.empty > 0 {
         let lines = line_list(&column.empty_lines, column.empty);
-        if !may_be_empty {
-            return refuse(format!("has an empty text in {}: {lines}; remove or fill such rows", counted(column.empty, "row")));
+        match may_be_empty {
+            true => warnings.push(format!("column \"{name}\" of the {} is empty in {lines}", side.words)),
+            false => faults.push(format!("has an empty text in {}: {lines}; remove or fill such rows", counted(column.empty, "row"))),
         }
-        warnings.push(format!("column \"{name}\" of the {} is empty in {lines}", side.words));
+    }
+    if !faults.is_empty() {
+        return Err(PlanError::new(side.param, format!("column \"{name}\" of the {} {}", side.words, faults.join(", and "))));
     }
     let words = column.missing - column.empty.min(column.missing);
     if words > 0 {

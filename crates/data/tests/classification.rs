@@ -181,6 +181,11 @@ fn empty_texts_are_refused_with_their_number_and_lines() {
     assert!(message.contains("empty text in 15 rows: lines 3, 5, 7"), "{message}");
     let null = Upload::new("a.jsonl", "{\"text\":null,\"label\":1}\n{\"text\":\"a\",\"label\":2}\n");
     assert!(refusal(null.plan(), "training_file").contains("null) in 1 row: line 1"));
+    let several = Upload::new("a.jsonl", "{\"text\":null,\"label\":1}\n{\"text\":\"\",\"label\":2}\n{\"text\":\"a\",\"label\":null}\n");
+    let message = refusal(several.plan(), "training_file");
+    for part in ["null) in 1 row: line 1", "empty text in 1 row: line 2", "without a label (null in line 3)"] {
+        assert!(message.contains(part), "{message}");
+    }
     let words = Upload::new("a.csv", "text,label\nNaN,a\nx,b\n").plan().unwrap();
     assert!(words.warnings.iter().any(|w| w.contains("NaN") && w.contains("line 2")), "{words:?}");
 }

@@ -145,7 +145,7 @@ impl HubError {
 }
 
 fn not_found(name: &str, tried: &[(String, String)]) -> String {
-    let mut text = format!("no source has `{name}`.");
+    let mut text = format!("no source has `{name}`, and no model here is called so.");
     for (source, why) in tried {
         text.push_str(&format!(" Tried {source}: {why}."));
     }

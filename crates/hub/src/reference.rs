@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::catalogue::{self, Entry};
 use crate::error::HubError;
-use crate::source::Source;
+use crate::source::{Kind, Source};
 
 /// A parsed name.
 #[derive(Clone, Debug)]
@@ -60,6 +60,15 @@ impl ModelRef {
         }
     }
 
+    /// Model or data set; what a source does not say is a model.
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Catalogue(entry) => entry.kind,
+            Self::Hub(Source::Hf { kind, .. }) | Self::Explicit(Source::Hf { kind, .. }) => kind.unwrap_or(Kind::Model),
+            Self::Hub(_) | Self::Explicit(_) => Kind::Model,
+        }
+    }
+
     /// The catalogue's entry, also when its hub id is named as `hf:<id>`.
     pub fn entry(&self) -> Option<&'static Entry> {
         match self {
@@ -70,12 +79,13 @@ impl ModelRef {
     }
 }
 
+/// The catalogue's models.
 fn known_names() -> String {
-    let names: Vec<&str> = catalogue::entries().iter().map(|e| e.name).collect();
+    let names: Vec<&str> = catalogue::entries().iter().filter(|e| e.kind == Kind::Model).map(|e| e.name).collect();
     names.join(", ")
 }
 
-/// Decides whether a request may use `name`, and answers the name to pull: the same, or for `file:` the full path.
+/// Decides whether a request may use `name` as a model, and answers the name to pull: the same, or for `file:` the full path.
 pub(crate) fn permit(
     name: &str,
     allow: AllowPull,
@@ -84,6 +94,9 @@ pub(crate) fn permit(
 ) -> Result<String, HubError> {
     let reference = ModelRef::parse(name)?;
     let refuse = |why: &str| Err(HubError::NotAllowed { name: name.to_owned(), why: why.to_owned() });
+    if reference.kind() == Kind::Dataset {
+        return refuse("it is a data set; name a model");
+    }
     if let ModelRef::Explicit(Source::File(path)) = &reference {
         return match below(path, model_dir) {
             Ok(path) => Ok(format!("file:{}", path.display())),

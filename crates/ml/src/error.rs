@@ -20,7 +20,9 @@ pub enum MlError {
     #[error("{0}")]
     Format(String),
     /// The architecture is not one that can be run.
-    #[error("architecture {found:?} is not supported; supported: bert, distilbert, roberta")]
+    #[error(
+        "architecture {found:?} is not supported; supported: bert, distilbert, roberta, gpt2, llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3_text"
+    )]
     Architecture {
         /// `model_type` of config.json.
         found: String,

@@ -131,7 +131,7 @@ fn idempotency(headers: &HeaderMap, request: &JobRequest) -> Result<Option<Idemp
         return Err(ApiError::field("Idempotency-Key", "The header `Idempotency-Key` must be 1 to 255 ASCII characters."));
     };
     let bytes = serde_json::to_vec(request).map_err(ApiError::internal)?;
-    Ok(Some(Idempotency { key: format!("jobs:{key}"), body_sha256: Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect() }))
+    Ok(Some(Idempotency { key: key.to_owned(), body_sha256: Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect() }))
 }
 
 /// A seed for a request without one, from the random part of a UUID.

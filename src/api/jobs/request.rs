@@ -137,7 +137,7 @@ pub struct TrainingSection {
     /// `linear`, `cosine`, `constant`, `constant_with_warmup` or `polynomial` [default: linear].
     #[schema(value_type = Option<String>, example = "linear")]
     pub lr_scheduler_type: Option<SchedulerType>,
-    /// Steps of warm-up, or below 1 a share of all steps [default: 0].
+    /// Steps of warm-up, or below 1 a share of all steps [default: 0]; `warmup_ratio` is another name of this field.
     #[serde(alias = "warmup_ratio")]
     #[schema(minimum = 0)]
     pub warmup_steps: Option<f64>,

@@ -17,6 +17,7 @@ use tokio::process::{Child, Command};
 use tunesmith_hub::{Hub, HubConfig};
 
 use super::client::{Client, ClientFlags, segment};
+use super::output::say;
 use super::{pull, watch};
 
 /// The encoder.
@@ -47,29 +48,35 @@ pub struct Args {
 /// Runs the demo.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
-    println!("1. Real weights and real text");
+    say!("1. Real weights and real text");
     let hub = Hub::new(HubConfig::from_env())?;
     pull::fetch(&hub, MODEL).await?;
     let archive = pull::fetch(&hub, sentences::DATA_SET).await?;
     let work = tempfile::tempdir()?;
     let data = sentences::write(&archive.folder, work.path())?;
-    println!("   {} sentences to train on, {} to evaluate on: {}", data.train_rows, data.eval_rows, data.labels.join(", "));
+    say!("   {} sentences to train on, {} to evaluate on: {}", data.train_rows, data.eval_rows, data.labels.join(", "));
 
-    println!("2. A server");
+    say!("2. A server");
     let mut server = Server::start(&args).await?;
-    println!("   {} (data in {})", server.url, args.data_dir.display());
+    say!("   {} (data in {})", server.url, args.data_dir.display());
     let client = Client::new(&ClientFlags { url: server.url.clone(), api_key: None })?;
 
-    println!("3. A fine-tuning job");
-    let result = train_and_ask(&client, &data, &server.url).await;
+    say!("3. A fine-tuning job");
+    let (heading, url) = match args.serve {
+        true => ("6. The same with curl".to_owned(), server.url.as_str()),
+        false => {
+            (format!("6. The same with curl, beside `tunesmith serve --data-dir {}`", args.data_dir.display()), "http://127.0.0.1:8080")
+        }
+    };
+    let result = train_and_ask(&client, &data, &heading, url).await;
     match result {
         Ok(code) => {
-            println!("\nAll of it took {:.0} s.", started.elapsed().as_secs_f64());
+            say!("\nAll of it took {:.0} s.", started.elapsed().as_secs_f64());
             if args.serve {
-                println!("The server goes on at {} until Ctrl-C.", server.url);
+                say!("The server goes on at {} until Ctrl-C.", server.url);
                 server.child.wait().await?;
             } else {
-                println!("The model stays: `tunesmith serve --data-dir {}` serves it again.", args.data_dir.display());
+                say!("The model stays: `tunesmith serve --data-dir {}` serves it again.", args.data_dir.display());
                 server.stop().await?;
             }
             Ok(code)
@@ -81,7 +88,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn train_and_ask(client: &Client, data: &sentences::Data, url: &str) -> anyhow::Result<ExitCode> {
+async fn train_and_ask(client: &Client, data: &sentences::Data, heading: &str, url: &str) -> anyhow::Result<ExitCode> {
     let train = upload(client, &data.train).await?;
     let eval = upload(client, &data.eval).await?;
     let request = request(&train, &eval);
@@ -93,16 +100,16 @@ async fn train_and_ask(client: &Client, data: &sentences::Data, url: &str) -> an
     }
     let model = job["fine_tuned_model"].as_str().context("the job has no model")?;
 
-    println!("\n4. What came of it: {model}");
+    say!("\n4. What came of it: {model}");
     let metrics = client.get(&format!("/v1/fine_tuning/jobs/{}/metrics", segment(id))).await?;
-    show::metrics(&metrics);
+    show::metrics(&metrics)?;
 
-    println!("5. Sentences that it has never seen");
+    say!("5. Sentences that it has never seen");
     let answer = client.post("/v1/classify", &json!({"model": model, "input": NEW_TEXTS})).await?;
-    show::answers(&NEW_TEXTS, &answer);
+    show::answers(&NEW_TEXTS, &answer)?;
 
-    println!("6. The same with curl");
-    show::curl(url, &request, model, NEW_TEXTS[0]);
+    say!("{heading}");
+    show::curl(url, &request, model, NEW_TEXTS[0])?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -3,11 +3,13 @@
 use comfy_table::{Cell, CellAlignment, Table, presets::UTF8_BORDERS_ONLY};
 use serde_json::Value;
 
+use crate::cli::output::say;
+
 /// The final evaluation and the confusion matrix.
-pub fn metrics(metrics: &Value) {
+pub fn metrics(metrics: &Value) -> anyhow::Result<()> {
     let evaluation = &metrics["report"]["evaluation"];
     let figure = |name: &str| evaluation[name].as_f64().unwrap_or(f64::NAN);
-    println!(
+    say!(
         "   accuracy {:.3}, F1 {:.3} (macro), loss {:.3}; trained {:.1} s, {} of {} parameters, {} MiB at the peak",
         figure("eval_accuracy"),
         figure("eval_f1"),
@@ -25,23 +27,26 @@ pub fn metrics(metrics: &Value) {
         let counts = row.as_array().into_iter().flatten().map(|n| Cell::new(n).set_alignment(CellAlignment::Right));
         table.add_row(std::iter::once(Cell::new(label)).chain(counts));
     }
-    println!("{table}");
+    say!("{table}");
+    Ok(())
 }
 
 /// Each text with its label.
-pub fn answers(texts: &[&str], answer: &Value) {
+pub fn answers(texts: &[&str], answer: &Value) -> anyhow::Result<()> {
     for (text, one) in texts.iter().zip(answer["data"].as_array().into_iter().flatten()) {
-        println!("   {:>14} {:.2}  {text}", one["label"].as_str().unwrap_or("?"), one["score"].as_f64().unwrap_or(0.0));
+        say!("   {:>14} {:.2}  {text}", one["label"].as_str().unwrap_or("?"), one["score"].as_f64().unwrap_or(0.0));
     }
+    Ok(())
 }
 
 /// The commands that do what the demo did.
-pub fn curl(url: &str, request: &Value, model: &str, text: &str) {
+pub fn curl(url: &str, request: &Value, model: &str, text: &str) -> anyhow::Result<()> {
     let quoted = |json: String| json.replace('\'', "'\\''");
     let question = serde_json::json!({"model": model, "input": text});
-    println!("   curl {url}/v1/files -F purpose=fine-tune -F file=@train.jsonl");
-    println!("   curl {url}/v1/fine_tuning/jobs -H 'content-type: application/json' -d '{}'", quoted(request.to_string()));
-    println!("   curl {url}/v1/classify -H 'content-type: application/json' -d '{}'", quoted(question.to_string()));
+    say!("   curl {url}/v1/files -F purpose=fine-tune -F file=@train.jsonl");
+    say!("   curl {url}/v1/fine_tuning/jobs -H 'content-type: application/json' -d '{}'", quoted(request.to_string()));
+    say!("   curl {url}/v1/classify -H 'content-type: application/json' -d '{}'", quoted(question.to_string()));
+    Ok(())
 }
 
 fn strings(list: &Value) -> Vec<&str> {

@@ -102,20 +102,16 @@ impl ServedBase {
 }
 
 impl ServedClassifier {
-    /// A whole model's classifier: `folder` is the one that `base` was loaded from.
+    /// A whole model's classifier, or none where the folder holds a bare encoder: `folder` is the one that `base` was loaded from.
     ///
     /// # Errors
-    /// If the folder holds no classification head.
-    pub fn whole(base: Arc<ServedBase>, folder: &Path) -> Result<Self> {
+    /// If the classification head does not fit the encoder.
+    pub fn whole(base: Arc<ServedBase>, folder: &Path) -> Result<Option<Self>> {
         let config = base.config();
         let (h, (dense, out)) = (config.hidden, head_modules(config.family));
         let weights = WeightFile::open_folder(folder)?;
         let weight = format!("{out}.weight");
-        let Some(shape) = weights.shape(&weight)? else {
-            return Err(MlError::Format(format!(
-                "tensor {weight} is missing: this is a base model without a classifier; fine-tune it first"
-            )));
-        };
+        let Some(shape) = weights.shape(&weight)? else { return Ok(None) };
         let outputs = shape.first().copied().unwrap_or(0);
         let get = |name: &str, shape: &[usize]| weights.get(name, shape, &Device::Cpu);
         let head = Head::from_tensors(
@@ -128,7 +124,7 @@ impl ServedClassifier {
         )?;
         let labels = label_names(&config.raw);
         let answer = Answer::read(folder, &config.raw)?;
-        Self { base, labels, answer, warnings: Vec::new(), adapter: Adapter::default(), head, tokenizer: None }.checked()
+        Self { base, labels, answer, warnings: Vec::new(), adapter: Adapter::default(), head, tokenizer: None }.checked().map(Some)
     }
 
     /// The adapter in a PEFT folder.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::weights::read_json;
+use super::weights::{read_json, short};
 use crate::error::{MlError, Result};
 use crate::nn::Act;
 
@@ -137,10 +137,10 @@ impl EncoderConfig {
         let path = folder.join("config.json");
         let raw = read_json(&path)?;
         let serde_json::Value::Object(map) = raw else {
-            return Err(MlError::Format(format!("{}: expected a JSON object", path.display())));
+            return Err(MlError::Format(format!("{}: expected a JSON object", short(&path))));
         };
         Self::from_map(map).map_err(|e| match e {
-            MlError::Format(message) => MlError::Format(format!("{}: {message}", path.display())),
+            MlError::Format(message) => MlError::Format(format!("{}: {message}", short(&path))),
             other => other,
         })
     }

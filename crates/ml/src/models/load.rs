@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 
 use super::config::{EncoderConfig, Family};
 use super::encoder::{Block, Encoder, LINEARS_PER_BLOCK};
-use super::weights::WeightFile;
+use super::weights::{WeightFile, short};
 use crate::error::{MlError, Result};
 use crate::nn::{Attention, Dropout, Embedding, LayerNorm, Linear, Param};
 
@@ -29,7 +29,7 @@ pub fn load_base(folder: &Path, device: &Device) -> Result<BaseModel> {
     let weights = WeightFile::open_folder(folder)?;
     let reader = Reader { config: &config, weights: &weights, device };
     let encoder = reader.encoder().map_err(|e| match e {
-        MlError::Format(message) => MlError::Format(format!("{}: {message}", folder.display())),
+        MlError::Format(message) => MlError::Format(format!("{}: {message}", short(folder))),
         other => other,
     })?;
     Ok(BaseModel { encoder, folder: folder.to_owned(), weights, device: device.clone() })

@@ -17,4 +17,4 @@ pub use head::{Head, head_modules};
 pub use init::{Stream, kaiming_uniform, normal};
 pub use load::{BaseModel, label_names, load_base};
 pub use save::{FullModel, copy_tokenizer, save_full, write_json};
-pub use weights::{WeightFile, read_json, write_safetensors};
+pub use weights::{WeightFile, read_json, short, write_safetensors};

@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use serde_json::{Map, Value};
 use tunesmith_gguf::GgufFile;
 
-use super::weights::{WeightFile, read_json};
+use super::weights::{WeightFile, read_json, short};
 use crate::error::{MlError, Result};
 
 /// A model's tensors with its configuration.
@@ -45,10 +45,10 @@ impl Weights {
         }
         let config = path.join("config.json");
         if !config.is_file() {
-            return Err(MlError::Format(format!("{}: holds neither a config.json nor one GGUF file", path.display())));
+            return Err(MlError::Format(format!("{}: holds neither a config.json nor one GGUF file", short(path))));
         }
         let Value::Object(map) = read_json(&config)? else {
-            return Err(MlError::Format(format!("{}: expected a JSON object", config.display())));
+            return Err(MlError::Format(format!("{}: expected a JSON object", short(&config))));
         };
         Ok(Self::Folder(WeightFile::open_folder(path)?, map))
     }

@@ -19,13 +19,23 @@ const MAX_JSON_BYTES: u64 = 128 << 20;
 /// # Errors
 /// If it is missing, too large or malformed; the message names the file.
 pub fn read_json(path: &Path) -> Result<serde_json::Value> {
-    let file = File::open(path).map_err(|e| MlError::io(path, e))?;
+    let file = File::open(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => MlError::Format(format!("{} is missing", short(path))),
+        _ => MlError::io(path, e),
+    })?;
     let mut text = Vec::new();
     file.take(MAX_JSON_BYTES + 1).read_to_end(&mut text).map_err(|e| MlError::io(path, e))?;
     if text.len() as u64 > MAX_JSON_BYTES {
-        return Err(MlError::Format(format!("{}: larger than {MAX_JSON_BYTES} bytes", path.display())));
+        return Err(MlError::Format(format!("{}: larger than {MAX_JSON_BYTES} bytes", short(path))));
     }
-    serde_json::from_slice(&text).map_err(|e| MlError::Format(format!("{}: {e}", path.display())))
+    serde_json::from_slice(&text).map_err(|e| MlError::Format(format!("{}: {e}", short(path))))
+}
+
+/// A path for messages, which tell users nothing of the folders above a model's.
+pub fn short(path: &Path) -> String {
+    let mut parts: Vec<_> = path.iter().rev().take(2).map(|part| part.to_string_lossy()).collect();
+    parts.reverse();
+    parts.join("/")
 }
 
 /// The tensors of a model folder or of one file.
@@ -48,16 +58,16 @@ impl WeightFile {
         if !index.is_file() {
             return Err(MlError::Format(format!(
                 "{}: holds no model.safetensors; convert PyTorch's pytorch_model.bin with transformers' save_pretrained",
-                folder.display()
+                short(folder)
             )));
         }
         let json = read_json(&index)?;
-        let map = json["weight_map"].as_object().ok_or_else(|| MlError::Format(format!("{}: holds no weight_map", index.display())))?;
+        let map = json["weight_map"].as_object().ok_or_else(|| MlError::Format(format!("{}: holds no weight_map", short(&index))))?;
         let mut names: Vec<&str> = map.values().filter_map(|v| v.as_str()).collect();
         names.sort_unstable();
         names.dedup();
         if let Some(bad) = names.iter().find(|n| n.contains(['/', '\\']) || n.starts_with('.')) {
-            return Err(MlError::Format(format!("{}: shard {bad:?} is not a plain file name", index.display())));
+            return Err(MlError::Format(format!("{}: shard {bad:?} is not a plain file name", short(&index))));
         }
         Self::open(&names.iter().map(|n| folder.join(n)).collect::<Vec<_>>())
     }
@@ -72,11 +82,11 @@ impl WeightFile {
         for path in paths {
             let file = File::open(path).map_err(|e| MlError::io(path, e))?;
             let map = map_file(&file).map_err(|e| MlError::io(path, e))?;
-            let tensors = SafeTensors::deserialize(&map)
-                .map_err(|e| MlError::Format(format!("{}: not a whole safetensors file: {e}", path.display())))?;
+            let tensors =
+                SafeTensors::deserialize(&map).map_err(|e| MlError::Format(format!("{}: {}", short(path), not_whole(&map, &e))))?;
             for name in tensors.names() {
                 if shard_of.insert(name.to_owned(), shards.len()).is_some() {
-                    return Err(MlError::Format(format!("{}: tensor {name} stands in two files", path.display())));
+                    return Err(MlError::Format(format!("{}: tensor {name} stands in two files", short(path))));
                 }
             }
             shards.push((path.clone(), map));
@@ -130,8 +140,26 @@ impl WeightFile {
             return Err(MlError::Format(format!("tensor {name} is missing")));
         };
         let (path, map) = &self.shards[shard];
-        let tensors = SafeTensors::deserialize(map).map_err(|e| MlError::Format(format!("{}: {e}", path.display())))?;
-        f(tensors.tensor(name).map_err(|e| MlError::Format(format!("{}: {e}", path.display())))?)
+        let tensors = SafeTensors::deserialize(map).map_err(|e| MlError::Format(format!("{}: {e}", short(path))))?;
+        f(tensors.tensor(name).map_err(|e| MlError::Format(format!("{}: {e}", short(path))))?)
+    }
+}
+
+/// Why a file is no safetensors file; one that was cut short says so, and names the first tensor that is not all there.
+fn not_whole(bytes: &[u8], error: &safetensors::SafeTensorError) -> String {
+    let Some((length, rest)) = bytes.split_first_chunk::<8>() else { return "it is cut short: it has not even a header".to_owned() };
+    let length = usize::try_from(u64::from_le_bytes(*length)).unwrap_or(usize::MAX);
+    let Some(header) = rest.get(..length) else {
+        return format!("it is no safetensors file, or cut short within its header ({} of {length} bytes are there)", rest.len());
+    };
+    let header: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(header).unwrap_or_default();
+    let end = |tensor: &serde_json::Value| tensor["data_offsets"][1].as_u64().unwrap_or(0);
+    let there = (rest.len() - length) as u64;
+    match header.iter().filter(|(_, tensor)| end(tensor) > there).min_by_key(|(_, tensor)| end(tensor)) {
+        Some((name, tensor)) => {
+            format!("it is cut short: tensor {name} ends at byte {} of the data, and only {there} are there; copy it again", end(tensor))
+        }
+        None => format!("it is no safetensors file: {error}"),
     }
 }
 
@@ -171,6 +199,6 @@ pub fn write_safetensors(path: &Path, tensors: &[(String, Tensor)]) -> Result<()
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     safetensors::serialize_to_file(views, Some(metadata), path).map_err(|e| match e {
         safetensors::SafeTensorError::IoError(e) => MlError::io(path, e),
-        e => MlError::Format(format!("{}: {e}", path.display())),
+        e => MlError::Format(format!("{}: {e}", short(path))),
     })
 }

@@ -9,6 +9,7 @@ use tokenizers::Tokenizer;
 use crate::error::{MlError, Result};
 use crate::models::read_json;
 use crate::models::source::Weights;
+use crate::text::TokenPiece;
 
 /// Tokens that end a turn in the templates of known families.
 const TURN_ENDS: &[&str] =
@@ -82,6 +83,15 @@ impl LanguageTokenizer {
     pub fn encode_with_offsets(&self, text: &str, add_special: bool) -> Result<Vec<(u32, std::ops::Range<usize>)>> {
         let encoding = self.tokenizer.encode(text, add_special).map_err(|e| MlError::Tokenizer(e.to_string()))?;
         Ok(encoding.get_ids().iter().zip(encoding.get_offsets()).map(|(id, (start, end))| (*id, *start..*end)).collect())
+    }
+
+    /// The tokens of a text with their places.
+    ///
+    /// # Errors
+    /// If the tokenizer fails.
+    pub fn pieces(&self, text: &str) -> Result<Vec<TokenPiece>> {
+        let encoding = self.tokenizer.encode_char_offsets(text, true).map_err(|e| MlError::Tokenizer(e.to_string()))?;
+        Ok(TokenPiece::of(&encoding))
     }
 
     /// The id of a token by its text.

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use tokenizers::{Encoding, Tokenizer, TruncationParams};
 
 use crate::error::{MlError, Result};
-use crate::models::read_json;
+use crate::models::{read_json, short};
 
 /// Texts up to this many bytes are tokenised whole. Of longer ones only as much as fills the model is read: a line of 16 MiB
 /// would take most of a minute and gigabytes.
@@ -46,6 +46,17 @@ pub struct TokenPiece {
     pub stop: Option<usize>,
 }
 
+impl TokenPiece {
+    pub(super) fn of(encoding: &Encoding) -> Vec<Self> {
+        let piece = |i: usize| {
+            let (special, (start, stop)) = (encoding.get_special_tokens_mask()[i] == 1, encoding.get_offsets()[i]);
+            let [start, stop] = [start, stop].map(|place| (!special).then_some(place));
+            Self { id: encoding.get_ids()[i], text: encoding.get_tokens()[i].clone(), special, start, stop }
+        };
+        (0..encoding.len()).map(piece).collect()
+    }
+}
+
 /// A tokenizer with the model's length limit.
 pub struct TextTokenizer {
     whole: Tokenizer,
@@ -65,11 +76,11 @@ impl TextTokenizer {
         let mut json = read_json(&path)?;
         json["padding"] = serde_json::Value::Null;
         json["truncation"] = serde_json::Value::Null;
-        let whole: Tokenizer = serde_json::from_value(json).map_err(|e| MlError::Tokenizer(format!("{}: {e}", path.display())))?;
+        let whole: Tokenizer = serde_json::from_value(json).map_err(|e| MlError::Tokenizer(format!("{}: {e}", short(&path))))?;
         if let Some((token, id)) = whole.get_vocab(true).into_iter().find(|(_, id)| *id as usize >= vocab_size) {
             return Err(MlError::Tokenizer(format!(
                 "{}: token {token:?} has id {id}, but the model's vocabulary has {vocab_size} entries: this tokenizer belongs to another model",
-                path.display()
+                short(&path)
             )));
         }
         Self::new(whole, max_length, wants_segments(folder))
@@ -103,12 +114,7 @@ impl TextTokenizer {
     /// The tokens of a text with their places, and how many did not fit.
     pub fn pieces(&self, text: &str, pair: Option<&str>) -> Result<(Vec<TokenPiece>, usize)> {
         let (e, truncated) = self.cut_encoding(text, pair)?;
-        let pieces = e.get_ids().iter().zip(e.get_tokens()).zip(e.get_special_tokens_mask()).zip(e.get_offsets());
-        let pieces = pieces.map(|(((id, token), special), (start, stop))| {
-            let special = *special == 1;
-            TokenPiece { id: *id, text: token.clone(), special, start: (!special).then_some(*start), stop: (!special).then_some(*stop) }
-        });
-        Ok((pieces.collect(), truncated))
+        Ok((TokenPiece::of(&e), truncated))
     }
 
     /// Encodes many texts on all threads, in order.

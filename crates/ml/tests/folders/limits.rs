@@ -49,7 +49,7 @@ fn roberta_with_514_positions_takes_512_tokens() {
     let dir = roberta_514();
     let base = Arc::new(ServedBase::load(dir.path()).unwrap());
     assert_eq!((base.config().max_tokens(), base.tokenizer().max_length()), (512, 512));
-    let classifier = ServedClassifier::whole(base.clone(), dir.path()).unwrap();
+    let classifier = ServedClassifier::whole(base.clone(), dir.path()).unwrap().unwrap();
     let encode = |n: usize| base.tokenizer().encode(&words(n), None).unwrap();
     let rows: Vec<_> = [509, 510, 511, 512, 2000].map(encode).to_vec();
     assert_eq!(rows.iter().map(|r| r.ids.len()).collect::<Vec<_>>(), [511, 512, 512, 512, 512]);

@@ -19,7 +19,8 @@ use crate::reference::*;
 /// Logits of each text, or `[text, pair]`, by our own serving.
 fn ours(texts: &Value, model: &Path, base: Option<&Path>) -> (Vec<String>, Vec<Vec<f32>>) {
     let served = Arc::new(ServedBase::load(base.unwrap_or(model)).unwrap());
-    let classifier = if base.is_some() { ServedClassifier::adapter(served, model) } else { ServedClassifier::whole(served, model) };
+    let classifier =
+        if base.is_some() { ServedClassifier::adapter(served, model) } else { ServedClassifier::whole(served, model).map(Option::unwrap) };
     let classifier = classifier.unwrap();
     let logits = texts.as_array().unwrap().iter().map(|t| {
         let (text, pair) = match t {

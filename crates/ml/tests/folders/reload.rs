@@ -62,7 +62,7 @@ fn a_saved_full_model_answers_as_it_did_in_training() {
     for folder in ["bert-tiny", "distilbert-tiny", "roberta-tiny", "bert-noprefix", "bert-gamma"] {
         let (dir, base) = (tempfile::tempdir().unwrap(), fixtures().join(folder));
         let logits = trained(&base, &spec(Tuning::Full, &["zebra", "apple", "mango", "fig"]), dir.path());
-        let classifier = ServedClassifier::whole(Arc::new(ServedBase::load(dir.path()).unwrap()), dir.path()).unwrap();
+        let classifier = ServedClassifier::whole(Arc::new(ServedBase::load(dir.path()).unwrap()), dir.path()).unwrap().unwrap();
         assert_eq!(served(&encoded(&base), &classifier), logits, "{folder}");
         assert_eq!(classifier.labels, ["zebra", "apple", "mango", "fig"]);
         assert_eq!(classifier.tokenizer().max_length(), 40);
@@ -153,7 +153,7 @@ fn label_names_keep_their_ids_through_training_evaluation_saving_and_serving() {
             eval.reverse();
         }
         let (finished, recorder) = Job::new(fixtures().join("bert-tiny"), spec, train, eval.clone()).finish();
-        let classifier = ServedClassifier::whole(Arc::new(ServedBase::load(&finished.model).unwrap()), &finished.model).unwrap();
+        let classifier = ServedClassifier::whole(Arc::new(ServedBase::load(&finished.model).unwrap()), &finished.model).unwrap().unwrap();
         assert_eq!(classifier.labels, labels);
         let right = eval.iter().filter(|row| {
             let tokens = classifier.tokenizer().encode(&row.text, None).unwrap();

@@ -106,7 +106,11 @@ fn several_labels_are_learned_evaluated_and_served() {
         let evaluation = finished.state.last_evaluation.as_ref().unwrap();
         assert!(evaluation["eval_accuracy"].as_f64().unwrap() > 0.9, "{evaluation:?}");
         let base = Arc::new(ServedBase::load(&if whole { finished.model.clone() } else { fixtures().join("bert-tiny") }).unwrap());
-        let served = if whole { ServedClassifier::whole(base, &finished.model) } else { ServedClassifier::adapter(base, &finished.model) };
+        let served = if whole {
+            ServedClassifier::whole(base, &finished.model).map(Option::unwrap)
+        } else {
+            ServedClassifier::adapter(base, &finished.model)
+        };
         let served = served.unwrap();
         assert_eq!(served.answer.problem_type, ProblemType::MultiLabelClassification);
         let right = eval.iter().filter(|row| {
@@ -131,7 +135,7 @@ fn numbers_are_learned_evaluated_and_served() {
     let best = |name: &str| recorder.entries(name).into_values().fold(f64::MIN, f64::max);
     assert!(best("eval_pearson") > 0.95 && best("eval_r2") > 0.8, "{} {}", best("eval_pearson"), best("eval_r2"));
     assert_eq!(best("eval_spearmanr"), finished.state.best_metric.unwrap());
-    let served = ServedClassifier::whole(Arc::new(ServedBase::load(&finished.model).unwrap()), &finished.model).unwrap();
+    let served = ServedClassifier::whole(Arc::new(ServedBase::load(&finished.model).unwrap()), &finished.model).unwrap().unwrap();
     assert_eq!((served.labels.as_slice(), served.answer.problem_type), (&["value".to_owned()][..], ProblemType::Regression));
     let mean_error: f64 = eval
         .iter()

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::rope_config::rope_of;
 use crate::error::{MlError, Result};
-use crate::models::weights::read_json;
+use crate::models::weights::{read_json, short};
 use crate::nn::{Act, Rope};
 
 /// Decoder families; they differ in names and in the values of [`DecoderConfig`].
@@ -153,10 +153,10 @@ impl DecoderConfig {
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
         let Value::Object(map) = read_json(&path)? else {
-            return Err(MlError::Format(format!("{}: expected a JSON object", path.display())));
+            return Err(MlError::Format(format!("{}: expected a JSON object", short(&path))));
         };
         Self::from_map(map).map_err(|e| match e {
-            MlError::Format(message) => MlError::Format(format!("{}: {message}", path.display())),
+            MlError::Format(message) => MlError::Format(format!("{}: {message}", short(&path))),
             other => other,
         })
     }

@@ -8,8 +8,8 @@ use super::block::{Block, FeedForward, LINEARS_PER_BLOCK, Norm, Qkv};
 use super::config::{DecoderConfig, DecoderFamily};
 use super::model::Decoder;
 use crate::error::{MlError, Result};
-use crate::models::read_json;
 use crate::models::source::{Weights, gguf_of};
+use crate::models::{read_json, short};
 use crate::nn::{Attention, Dropout, Embedding, Gated, LayerNorm, Linear, Param, RmsNorm};
 
 /// A decoder as loaded, and where from.
@@ -32,7 +32,7 @@ impl DecoderBase {
         let config = DecoderConfig::from_map(weights.config()?)?;
         let reader = Reader { config: &config, weights: &weights, device };
         let decoder = reader.decoder().map_err(|e| match e {
-            MlError::Format(message) => MlError::Format(format!("{}: {message}", path.display())),
+            MlError::Format(message) => MlError::Format(format!("{}: {message}", short(path))),
             other => other,
         })?;
         Ok(Self { decoder, folder: path.to_owned(), weights, device: device.clone() })
