@@ -1,8 +1,10 @@
 //! `tunesmith demo`: the whole way on real weights and real text, by the HTTP API alone.
 //!
-//! It pulls an encoder and 4,000 sentences of four kinds, starts a server as a user would, trains a LoRA adapter, shows
-//! what came of it, and prints the curl lines that do the same.
+//! Each demo pulls a model and sentences of four kinds, starts a server as a user would, trains a LoRA adapter, shows what came of
+//! it, and prints the curl lines that do the same.
 
+mod chat;
+mod kinds;
 mod sentences;
 mod show;
 
@@ -11,29 +13,21 @@ use std::process::{ExitCode, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tunesmith_hub::{Hub, HubConfig};
 
-use super::client::{Client, ClientFlags, segment};
+use super::client::{Client, ClientFlags};
 use super::output::say;
 use super::{pull, watch};
-
-/// The encoder.
-const MODEL: &str = "all-minilm-l6-v2";
-
-/// Sentences that nobody has trained on, to try the model with.
-const NEW_TEXTS: [&str; 4] = [
-    "omg cant believe its friday already, who's up for pizza tonite?? :)",
-    "The cinematography is gorgeous, but the plot collapses in the final act.",
-    "Battery lasts two days and the screen is sharp; the case scratches easily though.",
-    "The Senate should reject the bill, which would weaken protections for tenants across the state.",
-];
 
 /// Flags of the command.
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    /// What to train
+    #[arg(value_enum, default_value_t)]
+    what: What,
     /// Where the demo's server keeps its files
     #[arg(long, value_name = "FOLDER", default_value = "tunesmith-data")]
     data_dir: PathBuf,
@@ -45,85 +39,93 @@ pub struct Args {
     serve: bool,
 }
 
+/// The demos.
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+enum What {
+    /// An encoder that tells four kinds of sentence apart
+    #[default]
+    Kinds,
+    /// A small chat model that learns to answer in one way, asked before and after
+    Chat,
+}
+
 /// Runs the demo.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     say!("1. Real weights and real text");
     let hub = Hub::new(HubConfig::from_env())?;
-    pull::fetch(&hub, MODEL).await?;
+    let model = match args.what {
+        What::Kinds => kinds::MODEL,
+        What::Chat => chat::MODEL,
+    };
+    pull::fetch(&hub, model).await?;
     let archive = pull::fetch(&hub, sentences::DATA_SET).await?;
-    let work = tempfile::tempdir()?;
-    let data = sentences::write(&archive.folder, work.path())?;
-    say!("   {} sentences to train on, {} to evaluate on: {}", data.train_rows, data.eval_rows, data.labels.join(", "));
+    let sentences = sentences::read(&archive.folder)?;
 
     say!("2. A server");
     let mut server = Server::start(&args).await?;
     say!("   {} (data in {})", server.url, args.data_dir.display());
-    let client = Client::new(&ClientFlags { url: server.url.clone(), api_key: None })?;
-
-    say!("3. A fine-tuning job");
     let (heading, url) = match args.serve {
-        true => ("6. The same with curl".to_owned(), server.url.as_str()),
+        true => ("6. The same with curl".to_owned(), server.url.clone()),
         false => {
-            (format!("6. The same with curl, beside `tunesmith serve --data-dir {}`", args.data_dir.display()), "http://127.0.0.1:8080")
+            (format!("6. The same with curl, beside `tunesmith serve --data-dir {}`", args.data_dir.display()), DEFAULT_URL.to_owned())
         }
     };
-    let result = train_and_ask(&client, &data, &heading, url).await;
-    match result {
-        Ok(code) => {
-            say!("\nAll of it took {:.0} s.", started.elapsed().as_secs_f64());
-            if args.serve {
-                say!("The server goes on at {} until Ctrl-C.", server.url);
-                server.child.wait().await?;
-            } else {
-                say!("The model stays: `tunesmith serve --data-dir {}` serves it again.", args.data_dir.display());
-                server.stop().await?;
-            }
-            Ok(code)
-        }
-        Err(error) => {
-            server.stop().await?;
-            Err(error)
-        }
+    let stage = Stage {
+        client: Client::new(&ClientFlags { url: server.url.clone(), api_key: None })?,
+        work: tempfile::tempdir()?,
+        curl: (heading, url),
+    };
+    let done = match args.what {
+        What::Kinds => kinds::run(&stage, &sentences).await,
+        What::Chat => chat::run(&stage, &sentences).await,
+    };
+    if done.is_err() {
+        server.stop().await?;
+        done?;
     }
-}
-
-async fn train_and_ask(client: &Client, data: &sentences::Data, heading: &str, url: &str) -> anyhow::Result<ExitCode> {
-    let train = upload(client, &data.train).await?;
-    let eval = upload(client, &data.eval).await?;
-    let request = request(&train, &eval);
-    let job = client.post("/v1/fine_tuning/jobs", &request).await?;
-    let id = job["id"].as_str().context("the server's answer has no id")?;
-    let job = watch::follow(client, id).await?;
-    if job["status"] != "succeeded" {
-        bail!("the job is {}: {}", job["status"], job["error"]["message"]);
+    say!("\nAll of it took {:.0} s.", started.elapsed().as_secs_f64());
+    if args.serve {
+        say!("The server goes on at {} until Ctrl-C.", server.url);
+        server.child.wait().await?;
+    } else {
+        say!("The model stays: `tunesmith serve --data-dir {}` serves it again.", args.data_dir.display());
+        server.stop().await?;
     }
-    let model = job["fine_tuned_model"].as_str().context("the job has no model")?;
-
-    say!("\n4. What came of it: {model}");
-    let metrics = client.get(&format!("/v1/fine_tuning/jobs/{}/metrics", segment(id))).await?;
-    show::metrics(&metrics)?;
-
-    say!("5. Sentences that it has never seen");
-    let answer = client.post("/v1/classify", &json!({"model": model, "input": NEW_TEXTS})).await?;
-    show::answers(&NEW_TEXTS, &answer)?;
-
-    say!("{heading}");
-    show::curl(url, &request, model, NEW_TEXTS[0])?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn request(train: &str, eval: &str) -> Value {
-    json!({
-        "model": MODEL, "training_file": train, "validation_file": eval, "suffix": "kinds-of-text", "seed": 0,
-        "tuning": {"type": "lora", "r": 8, "lora_alpha": 16},
-        "training": {"num_train_epochs": 2, "learning_rate": 1e-3, "max_length": 128},
-    })
+/// Where a server listens that was started without flags.
+const DEFAULT_URL: &str = "http://127.0.0.1:8080";
+
+/// What a demo works with.
+struct Stage {
+    client: Client,
+    work: tempfile::TempDir,
+    /// A heading, and the address for the curl lines.
+    curl: (String, String),
 }
 
-async fn upload(client: &Client, path: &std::path::Path) -> anyhow::Result<String> {
-    let file = client.upload(path, "fine-tune").await?;
-    Ok(file["id"].as_str().context("the server's answer has no id")?.to_owned())
+impl Stage {
+    /// Uploads rows as a JSONL file and answers its id.
+    async fn upload(&self, name: &str, rows: &[Value]) -> anyhow::Result<String> {
+        let path = self.work.path().join(name);
+        let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
+        tokio::fs::write(&path, text).await?;
+        let file = self.client.upload(&path, "fine-tune").await?;
+        Ok(file["id"].as_str().context("the server's answer has no id")?.to_owned())
+    }
+
+    /// Files a job and follows it; answers its id and its model's name.
+    async fn train(&self, request: &Value) -> anyhow::Result<(String, String)> {
+        let job = self.client.post("/v1/fine_tuning/jobs", request).await?;
+        let id = job["id"].as_str().context("the server's answer has no id")?;
+        let job = watch::follow(&self.client, id).await?;
+        if job["status"] != "succeeded" {
+            bail!("the job is {}: {}", job["status"], job["error"]["message"]);
+        }
+        Ok((id.to_owned(), job["fine_tuned_model"].as_str().context("the job has no model")?.to_owned()))
+    }
 }
 
 /// The demo's server: this binary, as a user would start it.

@@ -1,21 +1,28 @@
-//! The demo's data set: four kinds of sentence from the study behind VADER (Hutto & Gilbert 2014).
+//! The demos' data set: four kinds of sentence from the study behind VADER (Hutto & Gilbert 2014), each rated by twenty people.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
-use serde_json::json;
 use tunesmith_ml::models::Stream;
 
 /// Its name in the catalogue.
 pub const DATA_SET: &str = "vader-sentences";
 
-/// Label and file of each kind.
-const KINDS: [(&str, &str); 4] = [
-    ("tweet", "tweets_GroundTruth.txt"),
-    ("movie_review", "movieReviewSnippets_GroundTruth.txt"),
-    ("product_review", "amazonReviewSnippets_GroundTruth.txt"),
-    ("editorial", "nytEditorialSnippets_GroundTruth.txt"),
+/// A kind of sentence.
+pub struct Kind {
+    /// As a label.
+    pub label: &'static str,
+    /// In a sentence.
+    pub words: &'static str,
+    file: &'static str,
+}
+
+/// The kinds.
+pub const KINDS: [Kind; 4] = [
+    Kind { label: "tweet", words: "a tweet", file: "tweets_GroundTruth.txt" },
+    Kind { label: "movie_review", words: "a movie review", file: "movieReviewSnippets_GroundTruth.txt" },
+    Kind { label: "product_review", words: "a product review", file: "amazonReviewSnippets_GroundTruth.txt" },
+    Kind { label: "editorial", words: "an editorial", file: "nytEditorialSnippets_GroundTruth.txt" },
 ];
 /// Sentences of each kind.
 const EACH: usize = 1000;
@@ -23,59 +30,55 @@ const EACH: usize = 1000;
 const TRAIN: usize = 800;
 const SEED: u64 = 0;
 
-/// The files to upload.
-pub struct Data {
-    /// Rows to train on.
-    pub train: PathBuf,
-    /// Rows to evaluate on.
-    pub eval: PathBuf,
-    /// How many there are.
-    pub train_rows: usize,
-    /// How many there are.
-    pub eval_rows: usize,
-    /// The kinds.
-    pub labels: Vec<&'static str>,
+/// A sentence of the data set.
+#[derive(Clone)]
+pub struct Sentence {
+    /// Its place in [`KINDS`].
+    pub kind: usize,
+    /// Its mean rating, from −4, very negative, to 4, very positive.
+    pub rating: f32,
+    /// What it says.
+    pub text: String,
 }
 
-/// Draws 1,000 sentences of each kind, 80 to 20, and writes them as JSONL.
-pub fn write(archive: &Path, folder: &Path) -> anyhow::Result<Data> {
-    let (mut train, mut eval) = (Vec::new(), Vec::new());
-    for (label, name) in KINDS {
-        let path = find(archive, name)?.with_context(|| format!("{name} is not in the archive"))?;
-        let mut sentences = read(&path)?;
-        ensure!(sentences.len() >= EACH, "{name} has only {} sentences", sentences.len());
+/// Sentences of all kinds, kind by kind.
+pub struct Sentences {
+    /// To train on.
+    pub train: Vec<Sentence>,
+    /// To evaluate on.
+    pub eval: Vec<Sentence>,
+}
+
+/// Draws 1,000 sentences of each kind, 80 to 20.
+pub fn read(archive: &Path) -> anyhow::Result<Sentences> {
+    let mut drawn = Sentences { train: Vec::new(), eval: Vec::new() };
+    for (kind, Kind { label, file, .. }) in KINDS.iter().enumerate() {
+        let path = find(archive, file)?.with_context(|| format!("{file} is not in the archive"))?;
+        let mut sentences = read_file(&path, kind)?;
+        ensure!(sentences.len() >= EACH, "{file} has only {} sentences", sentences.len());
         shuffle(&mut sentences, label);
-        let row = |text: &String| json!({"text": text, "label": label}).to_string();
-        train.extend(sentences[..TRAIN].iter().map(row));
-        eval.extend(sentences[TRAIN..EACH].iter().map(row));
+        drawn.train.extend_from_slice(&sentences[..TRAIN]);
+        drawn.eval.extend_from_slice(&sentences[TRAIN..EACH]);
     }
-    let data = Data {
-        train: folder.join("train.jsonl"),
-        eval: folder.join("eval.jsonl"),
-        train_rows: train.len(),
-        eval_rows: eval.len(),
-        labels: KINDS.map(|(label, _)| label).to_vec(),
-    };
-    for (path, rows) in [(&data.train, train), (&data.eval, eval)] {
-        let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
-        for row in rows {
-            writeln!(file, "{row}")?;
-        }
-        file.flush()?;
-    }
-    Ok(data)
+    Ok(drawn)
 }
 
 /// Tab-separated: id, mean rating, text.
-fn read(path: &Path) -> anyhow::Result<Vec<String>> {
+fn read_file(path: &Path, kind: usize) -> anyhow::Result<Vec<Sentence>> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     // A few of its tweets are not UTF-8.
     let text = String::from_utf8_lossy(&bytes);
-    let sentences = text.lines().filter_map(|line| line.splitn(3, '\t').nth(2)).map(str::trim);
-    Ok(sentences.filter(|s| !s.is_empty()).map(str::to_owned).collect())
+    let sentence = |line: &str| {
+        let mut fields = line.splitn(3, '\t').skip(1);
+        let rating = fields.next()?.trim().parse().ok()?;
+        let text = fields.next()?.trim();
+        (!text.is_empty()).then(|| Sentence { kind, rating, text: text.to_owned() })
+    };
+    Ok(text.lines().filter_map(sentence).collect())
 }
 
-fn shuffle(sentences: &mut [String], label: &str) {
+/// The same order for the same seed; each kind has a stream of its own.
+fn shuffle(sentences: &mut [Sentence], label: &str) {
     let mut stream = Stream::new(SEED, label);
     for i in (1..sentences.len()).rev() {
         sentences.swap(i, stream.below(i + 1));

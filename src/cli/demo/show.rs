@@ -39,13 +39,13 @@ pub fn answers(texts: &[&str], answer: &Value) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The commands that do what the demo did.
-pub fn curl(url: &str, request: &Value, model: &str, text: &str) -> anyhow::Result<()> {
-    let quoted = |json: String| json.replace('\'', "'\\''");
-    let question = serde_json::json!({"model": model, "input": text});
+/// The commands that do what the demo did, under a heading, at an address.
+pub fn curl((heading, url): &(String, String), job: &Value, path: &str, question: &Value) -> anyhow::Result<()> {
+    let quoted = |json: &Value| json.to_string().replace('\'', "'\\''");
+    say!("{heading}");
     say!("   curl {url}/v1/files -F purpose=fine-tune -F file=@train.jsonl");
-    say!("   curl {url}/v1/fine_tuning/jobs -H 'content-type: application/json' -d '{}'", quoted(request.to_string()));
-    say!("   curl {url}/v1/classify -H 'content-type: application/json' -d '{}'", quoted(question.to_string()));
+    say!("   curl {url}/v1/fine_tuning/jobs -H 'content-type: application/json' -d '{}'", quoted(job));
+    say!("   curl {url}{path} -H 'content-type: application/json' -d '{}'", quoted(question));
     Ok(())
 }
 
