@@ -7,6 +7,7 @@ mod files;
 mod parity;
 #[path = "../reference/mod.rs"]
 mod reference;
+mod roundtrip;
 
 use std::path::PathBuf;
 
