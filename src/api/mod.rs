@@ -9,6 +9,7 @@ pub mod answer;
 pub mod auth;
 mod causes;
 pub mod classify;
+mod conversations;
 pub mod decisions;
 pub mod docs;
 mod download;

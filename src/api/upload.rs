@@ -17,6 +17,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::conversations::Conversations;
 use super::error::{ApiError, ErrorBody, is_full, shorten};
 use super::extract::{body_stalled, unsupported};
 use super::files::FileObject;
@@ -38,7 +39,8 @@ pub fn routes() -> OpenApiRouter<AppState> {
 #[derive(ToSchema)]
 #[allow(dead_code)] // Only the description is made of it; the parts are read one by one.
 struct UploadForm {
-    /// The file itself: JSONL, CSV, TSV or parquet, or gzip of one of these, for `fine-tune`; a zip for `adapter`.
+    /// The file itself: JSONL, CSV, TSV, parquet or plain text (each line that is not empty is a row with the column `text`), or gzip
+    /// of one of these, for `fine-tune`; a zip for `adapter`.
     #[schema(value_type = String, format = Binary, content_media_type = "application/octet-stream")]
     file: Vec<u8>,
     /// What it is for. Files for `fine-tune` are parsed at once.
@@ -63,7 +65,8 @@ enum Purpose {
 
 /// Upload a file
 ///
-/// With purpose `fine-tune` every row is parsed; the first 20 problems are listed by line and field, and nothing is stored.
+/// With purpose `fine-tune` every row is parsed, conversations included; the first 20 problems are listed by line and field, and
+/// nothing is stored.
 #[utoipa::path(post, path = "/v1/files", tag = "files",
     request_body(content = UploadForm, content_type = "multipart/form-data"),
     responses((status = 200, description = "The file", body = FileObject),
@@ -187,8 +190,13 @@ async fn inspect(state: &AppState, file: &Received) -> Result<serde_json::Value,
     let _turn = state.parsing.acquire().await.map_err(ApiError::internal)?;
     let limits = state.config.data_limits();
     let (path, name) = (file.path.to_path_buf(), file.name.clone());
-    let summary =
-        tokio::task::spawn_blocking(move || tunesmith_data::inspect(&path, &name, &limits)).await.map_err(ApiError::internal)??;
+    let look = move || {
+        let mut conversations = Conversations::default();
+        let mut summary = tunesmith_data::inspect_with(&path, &name, &limits, &mut |row| conversations.check(row))?;
+        summary.conversation_faults = conversations.faults();
+        Ok::<_, tunesmith_data::DataError>(summary)
+    };
+    let summary = tokio::task::spawn_blocking(look).await.map_err(ApiError::internal)??;
     serde_json::to_value(summary).map_err(ApiError::internal)
 }
 

@@ -89,6 +89,7 @@ pub struct Generator {
     shared: Arc<Shared>,
     requests: Arc<Requests>,
     cache_bytes: usize,
+    max_length: usize,
 }
 
 impl Generator {
@@ -105,9 +106,14 @@ impl Generator {
         let shared = Arc::new(Shared { inbox: Mutex::default(), filled: Condvar::new() });
         let worker = shared.clone();
         let engine = Engine::new(model, limits);
-        let cache_bytes = engine.cache_bytes();
+        let (cache_bytes, max_length) = (engine.cache_bytes(), engine.max_length());
         std::thread::Builder::new().name("generator".into()).spawn(move || worker.run(engine, &pool))?;
-        Ok(Self { shared, requests, cache_bytes })
+        Ok(Self { shared, requests, cache_bytes, max_length })
+    }
+
+    /// Longest sequence, prompt and answer together: less than the model's where the cache has no room for more.
+    pub fn max_length(&self) -> usize {
+        self.max_length
     }
 
     /// Bytes of keys and values.

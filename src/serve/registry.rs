@@ -280,7 +280,7 @@ impl Registry {
     async fn recorded_base(&self, name: &str) -> Result<Arc<Base>, ServeError> {
         match self.base_of(name).await {
             Err(ServeError::Hub(error)) if !name.starts_with("file:") && matches!(*error, HubError::NotAllowed { .. }) => {
-                let folder = self.inner.hub.pull(name, |_| ()).await?.folder;
+                let folder = self.inner.hub.pull(name, |_| ()).await?.model_path();
                 self.base(folder).await
             }
             result => result,
@@ -319,7 +319,7 @@ impl Registry {
     async fn pull(&self, name: &str) -> Result<PathBuf, ServeError> {
         let (hub, config, wanted) = (self.inner.hub.clone(), self.inner.config.clone(), name.to_owned());
         let allowed = blocking(move || Ok(hub.allowed(&wanted, allow(&config), config.model_dir.as_deref())?)).await?;
-        Ok(self.inner.hub.pull(&allowed, |_| ()).await?.folder)
+        Ok(self.inner.hub.pull(&allowed, |_| ()).await?.model_path())
     }
 
     /// Drops the models that were used least recently until the rest fits the budget.

@@ -76,7 +76,7 @@ pub async fn finish(machine: &Machine, lease: &LeaseToken, ended: Ended<'_>) -> 
 async fn evaluate(machine: &Machine, ended: &Ended<'_>) -> Result<Option<EvalReport>, Failure> {
     let eval = ended.finished.eval.clone();
     let labels = ended.card.spec.data.labels.clone();
-    let (model, base) = (ended.finished.model.clone(), ended.base.folder.clone());
+    let (model, base) = (ended.finished.model.clone(), ended.base.model_path());
     let adapter = matches!(ended.card.spec.tuning, Tuning::Lora(_));
     let pool = machine.pool.clone();
     let work = move || {

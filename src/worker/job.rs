@@ -167,7 +167,7 @@ async fn prepared(
     let inputs = Inputs {
         spec: spec.clone(),
         base_name: super::card::base_name(&job.model),
-        base_folder: base.folder.clone(),
+        base_folder: base.model_path(),
         train,
         eval,
         work_dir: staging.path().to_owned(),

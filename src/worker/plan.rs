@@ -58,6 +58,7 @@ pub fn prepare(
     };
     let prepared = Prepared::new(job, go_on)?;
     let mut warnings = rows.warnings;
+    warnings.extend_from_slice(prepared.warnings());
     if prepared.plan.truncated_rows > 0 {
         let p = &prepared.plan;
         warnings.push(format!(
@@ -103,7 +104,7 @@ pub fn plan(
     let inputs = Inputs {
         spec,
         base_name: model.to_owned(),
-        base_folder: base.folder.clone(),
+        base_folder: base.model_path(),
         train: LocalFile::of(store, files.0)?,
         eval: files.1.map(|f| LocalFile::of(store, f)).transpose()?,
         work_dir: Path::new("").to_owned(),

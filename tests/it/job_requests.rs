@@ -208,7 +208,7 @@ async fn the_task_is_inferred_from_the_columns_or_asked_for() {
     assert!(error["message"].as_str().unwrap().contains("body, topic"), "{error}");
     let job = server.post(JOBS, &with(file, "data", json!({"text_column": "body", "label_column": "topic"}))).await.ok();
     assert_eq!((&job["task"], &job["data"]["text_column"]), (&json!("classification"), &json!("body")));
-    let chat = server.upload("chat.jsonl", "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}\n").await.ok();
+    let chat = server.upload("chat.jsonl", "{\"messages\":[{\"role\":\"assistant\",\"content\":\"x\"}]}\n").await.ok();
     let job = server.post(JOBS, &job_request(chat["id"].as_str().unwrap())).await.ok();
     assert_eq!((&job["task"], &job["training"]["assistant_only_loss"]), (&json!("instruction"), &json!(true)));
     let plain = server.upload("plain.jsonl", "{\"text\":\"a plain text\"}\n").await.ok();

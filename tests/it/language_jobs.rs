@@ -12,7 +12,7 @@ fn conversations() -> String {
         .map(|i| {
             format!(
                 "{}\n",
-                json!({"messages": [{"role": "user", "content": format!("say {i}")}, {"role": "assistant", "content": "yes yes yes"}]})
+                json!({"messages": [{"role": "user", "content": format!("say {i}{}", " please".repeat(i % 3 * 4))}, {"role": "assistant", "content": "yes yes yes"}]})
             )
         })
         .collect()
@@ -29,6 +29,7 @@ async fn says(server: &Server, model: &str, text: &str) -> String {
     server.post("/v1/chat/completions", &body).await.ok()["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
 }
 
+/// The case `train-eos-lost-when-pad-is-eos`, with rows of different lengths side by side.
 #[tokio::test]
 async fn conversations_are_learned_with_their_end_and_the_model_and_its_checkpoints_answer() {
     let server = server();
@@ -40,8 +41,15 @@ async fn conversations_are_learned_with_their_end_and_the_model_and_its_checkpoi
         let job = succeeded(&server, &id).await;
         assert_eq!(job["task"], "instruction");
         let model = job["fine_tuned_model"].as_str().unwrap();
+        // A row's targets are its answer and the end, whatever stands beside it: two rows are held out.
+        let log = history(&server, &id).await;
+        let last = log.iter().rev().find(|e| e["eval_loss"].is_number()).unwrap();
+        assert_eq!(last["eval_tokens"], 2 * (11 + 1));
         // The end token is learned although it is the pad token too: the answer ends by itself.
         assert_eq!(says(&server, model, "say 3").await, "yes yes yes", "{tuning}");
+        let body = json!({"model": model, "messages": [{"role": "user", "content": "say 3"}], "max_tokens": 64, "temperature": 0});
+        let answer = server.post("/v1/chat/completions", &body).await.ok();
+        assert_eq!((&answer["choices"][0]["finish_reason"], &answer["usage"]["completion_tokens"]), (&json!("stop"), &json!(11 + 1)));
         let early = says(&server, &format!("{model}:ckpt-step-60"), "say 3").await;
         assert!(!early.is_empty());
         let metrics = server.get(&format!("{JOBS}/{id}/metrics")).await.ok();
@@ -93,15 +101,4 @@ async fn a_paused_language_job_resumes_bit_exactly() {
     act(&server, &id, "resume").await;
     succeeded(&server, &id).await;
     assert_eq!(history(&server, &id).await, history(&server, &undisturbed).await);
-}
-
-#[tokio::test]
-async fn a_row_that_teaches_nothing_fails_the_job_with_its_line() {
-    let server = server();
-    let rows = conversations() + "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}\n";
-    let file = upload(&server, rows).await;
-    let id = file_job(&server, &request(&file, json!({"max_steps": 1}), json!({}))).await;
-    let job = until_job(&server, &id, "that has failed", |j| j["status"] == "failed").await;
-    let message = job["error"]["message"].as_str().unwrap();
-    assert!(message.contains("25") && message.contains("messages"), "{message}");
 }

@@ -77,8 +77,12 @@ async fn a_cache_for_two_answers_gives_twenty_the_same_text_as_one_at_a_time() {
         assert_eq!(said(&roomy.post(CHAT, question).await.ok()), crowd[i], "question {i}");
     }
     let long = ask(&"z".repeat(400), json!({}));
-    let error = small.post(CHAT, &long).await.error(500);
-    assert!(error["message"].as_str().unwrap().contains("kv_cache_bytes"), "{error}");
+    let error = small.post(CHAT, &long).await.error(400);
+    assert_eq!(error["code"], "context_length_exceeded");
+    let message = error["message"].as_str().unwrap();
+    assert!(["kv_cache_bytes", " 419 tokens", " 384 tokens"].iter().all(|part| message.contains(part)), "{message}");
+    let rest = ask(&"z".repeat(300), json!({"max_tokens": 500, "logit_bias": {"256": -100, "258": -100}}));
+    assert_eq!(small.post(CHAT, &rest).await.ok()["usage"]["total_tokens"], 384);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Tools: definitions in requests, and calls in what a model writes, in the spellings of the families that call them.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::error::RowError;
 use crate::message::ToolCall;
@@ -28,6 +28,36 @@ impl ToolFormat {
         }
     }
 
+    /// The form of an answer that is a call of one of these functions, as definitions have them, and nothing else.
+    pub fn call_form(self, functions: &[Value]) -> CallForm {
+        let arguments = if self == Self::Llama { "parameters" } else { "arguments" };
+        let call = |tool: &Value| {
+            let function = &tool["function"];
+            let parameters = match &function["parameters"] {
+                Value::Null => json!({"type": "object"}),
+                schema => schema.clone(),
+            };
+            json!({
+                "type": "object",
+                "properties": {"name": {"const": function["name"]}, arguments: parameters},
+                "required": ["name", arguments],
+                "additionalProperties": false,
+            })
+        };
+        let any = match functions {
+            [one] => call(one),
+            several => json!({"anyOf": several.iter().map(call).collect::<Vec<_>>()}),
+        };
+        match self {
+            Self::Hermes => CallForm { open: ["<tool_call>", "\n"], schema: any, close: ["\n", "</tool_call>"] },
+            Self::Mistral => {
+                let schema = json!({"type": "array", "items": any, "minItems": 1, "maxItems": 1});
+                CallForm { open: ["[TOOL_CALLS]", " "], schema, close: ["", ""] }
+            }
+            Self::Llama => CallForm { open: ["", ""], schema: any, close: ["", ""] },
+        }
+    }
+
     /// What begins a call, and what ends it; an end of nothing is the end of the answer.
     fn marks(self) -> (&'static str, &'static str) {
         match self {
@@ -36,6 +66,17 @@ impl ToolFormat {
             Self::Llama => ("", ""),
         }
     }
+}
+
+/// How an answer is spelled that must be a call.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CallForm {
+    /// What stands before it: a mark, and white space behind that.
+    pub open: [&'static str; 2],
+    /// The JSON schema of the call.
+    pub schema: Value,
+    /// What stands behind it: white space, and a mark.
+    pub close: [&'static str; 2],
 }
 
 /// Checks definitions of tools.
@@ -210,7 +251,6 @@ fn beginning_of(mark: &str, text: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     /// The answer in pieces of every size gives the same.
     fn parts(format: ToolFormat, answer: &str) -> (String, Vec<(String, String)>) {

@@ -29,7 +29,7 @@ impl Problem {
     }
 
     /// A fault of one field.
-    pub(crate) fn of_field(line: u64, field: &str, found: impl Into<String>, expected: impl Into<String>) -> Self {
+    pub fn of_field(line: u64, field: &str, found: impl Into<String>, expected: impl Into<String>) -> Self {
         Self { line, field: Some(shorten(field)), found: found.into(), expected: expected.into() }
     }
 }
@@ -71,7 +71,9 @@ pub enum DataError {
         ratio: u64,
     },
     /// Neither the name nor the content tells the format.
-    #[error("the format of \"{filename}\" is not known: {found}; upload JSONL, CSV, TSV or parquet, or gzip of one of these")]
+    #[error(
+        "the format of \"{filename}\" is not known: {found}; upload JSONL, CSV, TSV, parquet or plain text (.txt), or gzip of one of these"
+    )]
     UnknownFormat {
         /// Name of the file as it was uploaded.
         filename: String,
@@ -104,12 +106,12 @@ pub enum DataError {
 }
 
 impl DataError {
-    /// An error of one fault.
     /// A value that is not what a row should have, met by a reader outside this crate.
     pub fn of_field(line: u64, field: &str, found: impl Into<String>, expected: impl Into<String>) -> Self {
         Self::problem(Problem::of_field(line, field, found, expected))
     }
 
+    /// An error of one fault.
     pub(crate) fn problem(problem: Problem) -> Self {
         Self::of_problems(vec![problem])
     }
@@ -136,7 +138,8 @@ impl From<io::Error> for DataError {
     }
 }
 
-fn listing(problems: &[Problem], total: u64) -> String {
+/// Problems line by line, with a count of those that are not listed.
+pub fn listing(problems: &[Problem], total: u64) -> String {
     let listed: Vec<String> = problems.iter().map(Problem::to_string).collect();
     let rest = total.saturating_sub(problems.len() as u64);
     match (listed.as_slice(), rest) {

@@ -24,6 +24,8 @@ pub enum Format {
     Tsv,
     /// Apache parquet.
     Parquet,
+    /// Plain text, a row a line.
+    Text,
 }
 
 impl Format {
@@ -76,13 +78,13 @@ pub(crate) fn detect(path: &Path, filename: &str, limits: &Limits) -> Result<Det
     refuse_utf16_without_mark(&head)?;
     let opens_object = first_visible(&head) == Some(b'{');
     let format = match named {
-        Some(Format::Csv | Format::Tsv) if opens_object && first_line_is_object(&head) => Format::Jsonl,
+        Some(Format::Csv | Format::Tsv | Format::Text) if opens_object && first_line_is_object(&head) => Format::Jsonl,
         Some(format) => format,
         None if opens_object => Format::Jsonl,
         None if first_visible(&head).is_none() => return Err(DataError::Empty),
         None => {
             return Err(unknown(
-                "the name ends in none of .jsonl, .csv, .tsv, .parquet (or these with .gz), \
+                "the name ends in none of .jsonl, .csv, .tsv, .parquet, .txt (or these with .gz), \
                  and the content is neither JSON objects nor parquet",
             ));
         }
@@ -98,6 +100,7 @@ fn format_of_name(filename: &str) -> Option<Format> {
         "csv" => Some(Format::Csv),
         "tsv" | "tab" => Some(Format::Tsv),
         "parquet" | "pq" => Some(Format::Parquet),
+        "txt" | "text" => Some(Format::Text),
         _ => None,
     }
 }
@@ -158,6 +161,7 @@ mod tests {
             ("a.jsonl", Format::Jsonl),
             ("a.b.json", Format::Jsonl),
             ("a.csv.gz", Format::Csv),
+            ("notes.TXT", Format::Text),
         ] {
             assert_eq!(detect_bytes(name, b"text,label\n").unwrap().format, format, "{name}");
         }
@@ -168,6 +172,7 @@ mod tests {
         let object = b"\n {\"text\": \"a\"}\n";
         assert_eq!(detect_bytes("upload", object).unwrap().format, Format::Jsonl);
         assert_eq!(detect_bytes("a.csv", object).unwrap().format, Format::Jsonl);
+        assert_eq!(detect_bytes("a.txt", object).unwrap().format, Format::Jsonl);
         let long = format!("{{\"text\": \"{}\"}}\n", "x".repeat(9_000));
         assert_eq!(detect_bytes("a.csv", long.as_bytes()).unwrap().format, Format::Jsonl);
         assert_eq!(detect_bytes("a.csv", b"PAR1xxxx").unwrap().format, Format::Parquet);
@@ -180,7 +185,8 @@ mod tests {
         for (name, bytes, part) in [
             ("a.xlsx", b"PK\x03\x04....".as_slice(), "Excel"),
             ("a.parquet", b"text,label".as_slice(), "PAR1"),
-            ("notes.txt", b"hello".as_slice(), "notes.txt"),
+            ("notes.doc", b"hello".as_slice(), "notes.doc"),
+            ("notes.txt", b"PK\x03\x04....".as_slice(), "zip"),
             ("a.csv", b"t\0e\0x\0t\0,\0l\0".as_slice(), "UTF-16"),
         ] {
             let error = detect_bytes(name, bytes).unwrap_err().to_string();

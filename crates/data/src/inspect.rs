@@ -9,12 +9,22 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{DataError, LISTED_PROBLEMS, Problem};
 use crate::limits::Limits;
-use crate::rows::{Record, rows};
+use crate::rows::{Record, Row, rows};
 use crate::summary::Summary;
 use crate::tally::Tally;
 
 /// Parses every row of a file that was uploaded as `filename`. All faulty rows are counted and the first are listed.
 pub fn inspect(path: &Path, filename: &str, limits: &Limits) -> Result<Summary, DataError> {
+    inspect_with(path, filename, limits, &mut |_| Vec::new())
+}
+
+/// The same with another look at each row that could be parsed: what `check` finds wrong counts like a fault of the format.
+pub fn inspect_with(
+    path: &Path,
+    filename: &str,
+    limits: &Limits,
+    check: &mut dyn FnMut(&Row) -> Vec<Problem>,
+) -> Result<Summary, DataError> {
     let mut reader = rows(path, filename, limits)?;
     let mut tally = Tally::new(reader.format());
     let mut faults = Faults::default();
@@ -24,6 +34,9 @@ pub fn inspect(path: &Path, filename: &str, limits: &Limits) -> Result<Summary, 
             Ok(Some(Record::Row(row))) => {
                 any = true;
                 tally.add(&row);
+                let problems = check(&row);
+                let total = problems.len() as u64;
+                faults.add(problems, total);
             }
             Ok(Some(Record::Faulty(problems))) => {
                 let total = problems.len() as u64;

@@ -26,11 +26,12 @@ mod split;
 mod summary;
 mod tally;
 mod task;
+mod text_lines;
 
-pub use error::{DataError, Problem};
+pub use error::{DataError, Problem, listing};
 pub use examples::{Example, Target, load, overlap};
 pub use format::Format;
-pub use inspect::inspect;
+pub use inspect::{inspect, inspect_with};
 pub use limits::Limits;
 pub use plan::{ClassificationColumns, Plan, PlanError, ProblemType, plan};
 pub use rows::{Row, RowReader, rows};

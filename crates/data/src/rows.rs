@@ -11,6 +11,7 @@ use crate::format::{Detected, Format, detect};
 use crate::jsonl::JsonlRows;
 use crate::limits::Limits;
 use crate::parquet_rows::ParquetRows;
+use crate::text_lines::TextLines;
 
 /// One row of a data set.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,6 +49,7 @@ pub fn rows(path: &Path, filename: &str, limits: &Limits) -> Result<RowReader, D
         Format::Csv => Box::new(DelimitedRows::open(path, gzip, b',', limits)?),
         Format::Tsv => Box::new(DelimitedRows::open(path, gzip, b'\t', limits)?),
         Format::Parquet => Box::new(ParquetRows::open(path, gzip, limits)?),
+        Format::Text => Box::new(TextLines::open(path, gzip, limits)?),
     };
     Ok(RowReader { records, detected, ended: false })
 }

@@ -24,6 +24,10 @@ pub struct Summary {
     pub duplicates: u64,
     /// Whether the file has so many rows that `duplicates` counts only those of the first two million different ones.
     pub duplicates_capped: bool,
+    /// What is wrong with the rows if they are read as conversations, where the columns have such a form and may be meant for
+    /// something else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conversation_faults: Option<String>,
 }
 
 /// What stands in one column. Line lists hold the first 20 lines.

@@ -79,6 +79,7 @@ impl Tally {
             sha256,
             duplicates: self.duplicates,
             duplicates_capped: self.hashes.len() == HASHES,
+            conversation_faults: None,
         }
     }
 

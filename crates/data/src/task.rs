@@ -12,7 +12,10 @@ pub fn infer_task(summary: &Summary) -> Option<&'static str> {
         Some("token_classification")
     } else if has("text") && has("label") {
         Some("classification")
-    } else if has("messages") || (has("prompt") && has("completion")) || (has("instruction") && either(&["output", "response"])) {
+    } else if either(&["messages", "conversations"])
+        || (has("prompt") && has("completion"))
+        || (has("instruction") && either(&["output", "response"]))
+    {
         Some("instruction")
     } else if has("text") {
         Some("causal_lm")
@@ -37,6 +40,7 @@ mod tests {
             sha256: String::new(),
             duplicates: 0,
             duplicates_capped: false,
+            conversation_faults: None,
         })
     }
 
@@ -46,6 +50,7 @@ mod tests {
             (["id", "text", "label"].as_slice(), Some("classification")),
             (&["messages"], Some("instruction")),
             (&["prompt", "completion"], Some("instruction")),
+            (&["id", "conversations"], Some("instruction")),
             (&["instruction", "input", "output"], Some("instruction")),
             (&["text"], Some("causal_lm")),
             (&["tokens", "ner_tags"], Some("token_classification")),

@@ -31,6 +31,16 @@ pub struct Pulled {
     pub kind: Kind,
 }
 
+impl Pulled {
+    /// What a model is loaded from: the GGUF file if that is all there is to it, since other files may lie beside it, or the folder.
+    pub fn model_path(&self) -> PathBuf {
+        match &self.files[..] {
+            [one] if one.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) => self.folder.join(one),
+            _ => self.folder.clone(),
+        }
+    }
+}
+
 /// Finds and fetches models and data sets. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Hub {

@@ -42,7 +42,7 @@ pub async fn memory(state: &AppState, name: String, spec: &JobSpec) -> Result<i6
         let folder = match name.strip_prefix("file:") {
             // The hub would read every byte of it for its checksum.
             Some(path) => Some(path.into()),
-            None => hub.cached(&name).map(|pulled| pulled.folder),
+            None => hub.cached(&name).map(|pulled| pulled.model_path()),
         };
         folder.map_or((None, None), |folder: std::path::PathBuf| (weight_bytes(&folder), positions(&folder)))
     };

@@ -102,8 +102,13 @@ fn conversation(section: &DataSection, files: &FileSummaries<'_>) -> Result<Text
         return Err(ApiError::field("data.dataset_text_field", message));
     }
     let Some(prompt) = &section.prompt_template else {
-        for summary in [Some(files.train), files.eval].into_iter().flatten() {
+        for (summary, param) in [(Some(files.train), "training_file"), (files.eval, "validation_file")] {
+            let Some(summary) = summary else { continue };
             let columns: Vec<&str> = summary.column_names().collect();
+            // A filter may leave out the rows that are at fault; the worker names those that it does not.
+            if let Some(faults) = summary.conversation_faults.as_ref().filter(|_| section.filter.is_none()) {
+                return Err(ApiError::field(param, format!("Rows of `{param}` are no conversations: {faults}")));
+            }
             if tunesmith_chat::detect(&columns).is_none() {
                 let message = format!(
                     "No conversation can be told from the columns ({}): name them messages, prompt and completion, instruction and output, or conversations; or set `data.prompt_template`.",

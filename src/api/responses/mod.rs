@@ -24,6 +24,7 @@ use super::paging::List;
 use super::state::AppState;
 use super::text::chat::prepare;
 use super::text::run::{Wanted, submit};
+use super::text::tools::forced_call;
 
 pub use self::items::read_part;
 pub use self::run::Background;
@@ -70,9 +71,9 @@ struct ResponseObject {
     (status = 507, description = "The disk is full", body = ErrorBody)))]
 async fn create(State(state): State<AppState>, ApiJson(request): ApiJson<ResponseRequest>) -> Result<Response, ApiError> {
     request.refuse_unavailable()?;
-    let settings = request.settings()?;
+    let mut settings = request.settings()?;
     let logprobs = request.wanted_logprobs()?;
-    let tools = request.chat_tools()?;
+    let (tools, forced) = request.chat_tools()?.map_or((None, None), |t| (Some(t.tools), t.forced));
     let name =
         request.model.clone().ok_or_else(|| ApiError::field("model", "`model` is missing; `GET /v1/models` lists what there is."))?;
     let input = request.input.as_ref().ok_or_else(|| ApiError::field("input", "`input` is missing; send a text or a list of items."))?;
@@ -101,7 +102,10 @@ async fn create(State(state): State<AppState>, ApiJson(request): ApiJson<Respons
         }
     };
     let wanted = Wanted { logprobs, show_special: prepared.tools.is_some(), ..Wanted::default() };
-    let events = submit(&prepared.language, &prepared.prompt, &settings, wanted)?.remove(0);
+    if let Some(format) = forced_call(prepared.tools, forced) {
+        settings.format = Some(format);
+    }
+    let events = submit(&prepared.language, &prepared.prompt, &settings, wanted).await?.remove(0);
     let run = Run::new(state, name, &request, input, prepared, events, logprobs.is_some());
     match (request.stream.unwrap_or(false), request.background.unwrap_or(false)) {
         (true, _) => Ok(run.stream()),

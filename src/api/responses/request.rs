@@ -8,8 +8,8 @@ use utoipa::ToSchema;
 use crate::api::error::{ApiError, shorten};
 use crate::api::text::chat::StreamOptions;
 use crate::api::text::format::check_schema_name;
-use crate::api::text::knobs::{Knobs, Settings};
-use crate::api::text::tools::checked_tools;
+use crate::api::text::knobs::{AnswerFormat, Knobs, Settings};
+use crate::api::text::tools::{CheckedTools, checked_tools};
 
 /// What to answer.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -41,7 +41,7 @@ pub struct ResponseRequest {
     /// Functions that the model may call, for models whose template knows of them.
     #[schema(value_type = Option<Vec<Object>>)]
     pub tools: Option<Vec<Value>>,
-    /// `auto` or `none`.
+    /// `auto`, `none`, `required`, or one function: `{"type": "function", "name": "…"}`.
     #[schema(value_type = Option<Object>)]
     pub tool_choice: Option<Value>,
     /// Whether to keep the response, so that others can go on from it [default: true].
@@ -215,7 +215,8 @@ impl ResponseRequest {
             ..Knobs::default()
         };
         let grammar = self.text.as_ref().and_then(|t| t.format.as_ref()).map(TextFormat::grammar).transpose()?.flatten();
-        Ok(Settings { grammar, ..knobs.settings()? })
+        let format = grammar.map(|grammar| AnswerFormat { grammar, field: "text.format" });
+        Ok(Settings { format, ..knobs.settings()? })
     }
 
     /// Alternatives to list at each token; absent: no log-probabilities.
@@ -229,7 +230,7 @@ impl ResponseRequest {
     }
 
     /// The functions in the form that chats have them.
-    pub fn chat_tools(&self) -> Result<Option<Vec<Value>>, ApiError> {
+    pub fn chat_tools(&self) -> Result<Option<CheckedTools>, ApiError> {
         let mut tools = Vec::new();
         for (i, tool) in self.tools.iter().flatten().enumerate() {
             match tool["type"].as_str() {

@@ -16,11 +16,11 @@ use utoipa_axum::routes;
 use super::chat_object::{AssistantMessage, ChatCompletion, Choice, UsageObject, reason};
 use super::chat_stream;
 use super::format::ResponseFormat;
-use super::knobs::{Knobs, Settings};
+use super::knobs::{AnswerFormat, Knobs, Settings};
 use super::run::{Answer, Wanted, check_length, collect, language, now, off_thread, submit};
 use super::stop::Stop;
 use super::tokens::{ChatLogprobs, ChatToken};
-use super::tools::{call_object, checked_tools};
+use super::tools::{call_object, checked_tools, forced_call};
 use crate::api::classify::model_name;
 use crate::api::error::{ApiError, ErrorBody};
 use crate::api::extract::ApiJson;
@@ -67,7 +67,7 @@ pub struct ChatRequest {
     logit_bias: Option<BTreeMap<String, f32>>,
     /// The same seed gives the same answer, whatever else the server does.
     seed: Option<i64>,
-    /// Texts that end the answer.
+    /// Texts that end the answer, at most 16.
     stop: Option<Stop>,
     /// Answers to give [default: 1].
     #[schema(minimum = 1, maximum = 128)]
@@ -92,7 +92,7 @@ pub struct ChatRequest {
     /// Functions that the model may call, for models whose template knows of them.
     #[schema(value_type = Option<Vec<Object>>)]
     tools: Option<Vec<Value>>,
-    /// `auto` or `none`.
+    /// `auto`, `none`, `required`, or one function: `{"type": "function", "function": {"name": "…"}}`.
     #[schema(value_type = Option<Object>)]
     tool_choice: Option<Value>,
     /// Variables of the chat template (not OpenAI's).
@@ -213,7 +213,8 @@ impl ChatRequest {
             least_tokens: 1,
         };
         let grammar = self.response_format.take().map(ResponseFormat::grammar).transpose()?.flatten();
-        Ok(Settings { grammar, ..knobs.settings()? })
+        let format = grammar.map(|grammar| AnswerFormat { grammar, field: "response_format" });
+        Ok(Settings { format, ..knobs.settings()? })
     }
 
     fn wanted_logprobs(&self) -> Result<Option<usize>, ApiError> {
@@ -286,7 +287,7 @@ pub async fn prepare(
     (status = 507, description = "The disk is full", body = ErrorBody)))]
 async fn chat(State(state): State<AppState>, ApiJson(mut request): ApiJson<ChatRequest>) -> Result<Response, ApiError> {
     request.refuse_unavailable()?;
-    let settings = request.settings()?;
+    let mut settings = request.settings()?;
     let logprobs = request.wanted_logprobs()?;
     let tools = checked_tools(request.tools.take(), request.tool_choice.take())?;
     let stream = request.stream.unwrap_or(false);
@@ -295,9 +296,13 @@ async fn chat(State(state): State<AppState>, ApiJson(mut request): ApiJson<ChatR
     }
     let name = model_name(&state, request.model.take(), request.adapter_id.take()).await?;
     let extra = request.chat_template_kwargs.take().unwrap_or_default();
+    let (tools, forced) = tools.map_or((None, None), |t| (Some(t.tools), t.forced));
     let prepared = prepare(&state, &name, std::mem::take(&mut request.messages), tools, extra, "messages").await?;
+    if let Some(format) = forced_call(prepared.tools, forced) {
+        settings.format = Some(format);
+    }
     let wanted = Wanted { logprobs, show_special: prepared.tools.is_some(), ..Wanted::default() };
-    let events = submit(&prepared.language, &prepared.prompt, &settings, wanted)?;
+    let events = submit(&prepared.language, &prepared.prompt, &settings, wanted).await?;
     let id = format!("chatcmpl-{}", uuid::Uuid::now_v7().simple());
     if stream {
         let usage = request.stream_options.and_then(|o| o.include_usage).unwrap_or(false);

@@ -12,7 +12,7 @@ use tunesmith_ml::infer::{Event, Finish, TokenInfo, Usage};
 
 use super::chat::Prepared;
 use super::chat_object::{ChatChunk, ChunkChoice, Delta, UsageObject, reason};
-use super::run::now;
+use super::run::{failed, now};
 use super::tokens::{ChatLogprobs, ChatToken};
 use super::tools::call_object;
 use crate::api::error::ApiError;
@@ -76,8 +76,8 @@ pub fn respond(start: Start, events: Vec<Events>) -> Response {
                 () = super::run::last_words(&chunks.start.state) => None,
             };
             match next {
-                Some((_, Event::Failed(why))) => {
-                    yield sse_error(ApiError::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, "generation_failed", why));
+                Some((_, Event::Failed(failure))) => {
+                    yield sse_error(failed(failure));
                     return;
                 }
                 Some((index, event)) => {

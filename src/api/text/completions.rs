@@ -19,7 +19,7 @@ use super::chat::StreamOptions;
 use super::chat_object::{UsageObject, reason};
 use super::chat_stream::{data, sse_error};
 use super::knobs::{Knobs, Settings};
-use super::run::{Wanted, check_length, collect, language, last_words, now, off_thread, submit};
+use super::run::{Wanted, check_length, collect, failed, language, last_words, now, off_thread, submit};
 use super::stop::Stop;
 use super::tokens::CompletionLogprobs;
 use crate::api::classify::model_name;
@@ -87,7 +87,7 @@ struct CompletionRequest {
     logit_bias: Option<BTreeMap<String, f32>>,
     /// The same seed gives the same answer, whatever else the server does.
     seed: Option<i64>,
-    /// Texts that end the answer.
+    /// Texts that end the answer, at most 16.
     stop: Option<Stop>,
     /// Answers to each prompt [default: 1].
     #[schema(minimum = 1, maximum = 128)]
@@ -231,7 +231,7 @@ async fn completions(State(state): State<AppState>, ApiJson(mut request): ApiJso
     let wanted = Wanted { logprobs, prompt_logprobs: logprobs.filter(|_| echo), show_special: false };
     let mut events = Vec::new();
     for prompt in &prompts {
-        events.extend(submit(&language, &prompt.ids, &settings, wanted)?);
+        events.extend(submit(&language, &prompt.ids, &settings, wanted).await?);
     }
     let head = Head { id: format!("cmpl-{}", uuid::Uuid::now_v7().simple()), created: now(), model: name };
     if stream {
@@ -294,8 +294,8 @@ fn respond(
                 () = last_words(&state) => None,
             };
             match next {
-                Some((_, Event::Failed(why))) => {
-                    yield sse_error(ApiError::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, "generation_failed", why));
+                Some((_, Event::Failed(failure))) => {
+                    yield sse_error(failed(failure));
                     return;
                 }
                 Some((_, Event::Prompt(_))) => {}

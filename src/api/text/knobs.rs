@@ -51,8 +51,17 @@ pub struct Settings {
     pub n: usize,
     /// Most tokens of each; absent: as many as fit.
     pub max_tokens: Option<usize>,
-    /// A grammar that answers keep to.
-    pub grammar: Option<Grammar>,
+    /// What answers keep to.
+    pub format: Option<AnswerFormat>,
+}
+
+/// What an answer keeps to.
+#[derive(Debug, Clone)]
+pub struct AnswerFormat {
+    /// The grammar.
+    pub grammar: Grammar,
+    /// The field of the request that asks for it.
+    pub field: &'static str,
 }
 
 fn within(name: &'static str, value: Option<f32>, low: f32, high: f32, default: f32) -> Result<f32, ApiError> {
@@ -99,7 +108,7 @@ impl Knobs {
             stop: self.stop.unwrap_or_default().checked()?,
             n: whole("n", self.n.unwrap_or(1), 1, 128)?,
             max_tokens,
-            grammar: None,
+            format: None,
         })
     }
 }

@@ -99,7 +99,7 @@ impl Options {
         let longest = self.answers.iter().map(|a| a.len()).max().unwrap_or(0);
         // An answer has no more tokens than bytes, and three more are for borders that tokens may cross.
         let around = count(&self.endings("").prompt)? + longest + 3;
-        let room = language.model.max_length().saturating_sub(around);
+        let room = language.generator.max_length().saturating_sub(around);
         let tokens = tokenizer.encode_with_offsets(&text, false).map_err(ApiError::internal)?;
         match tokens.get(room) {
             None => Ok((text, false)),

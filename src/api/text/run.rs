@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tunesmith_ml::infer::{Event, Finish, PromptLogprobs, Request, TokenInfo, Usage};
+use tunesmith_ml::error::MlError;
+use tunesmith_ml::infer::{Constraint, Event, Failure, Finish, PromptLogprobs, Request, TokenInfo, Usage};
 
-use super::knobs::Settings;
+use super::knobs::{AnswerFormat, Settings};
 use crate::api::error::ApiError;
 use crate::api::state::AppState;
 use crate::serve::{Ask, Events, Language, Loaded};
@@ -26,11 +27,16 @@ pub struct Wanted {
 
 /// Refuses a prompt that leaves no room for an answer.
 pub fn check_length(language: &Language, tokens: usize, field: &str) -> Result<(), ApiError> {
-    let most = language.model.max_length();
+    let (most, context) = (language.generator.max_length(), language.model.max_length());
     match tokens {
         0 => Err(ApiError::field(field, format!("`{field}` has no token; write something."))),
         n if n >= most => {
-            let message = format!("`{field}` has {n} tokens, but the model's context is {most} tokens; shorten it.");
+            let message = match n >= context {
+                true => format!("`{field}` has {n} tokens, but the model's context is {context} tokens; shorten it."),
+                false => format!(
+                    "`{field}` has {n} tokens, but the server's cache has room for {most} tokens; shorten it, or raise `budgets.kv_cache_bytes`."
+                ),
+            };
             Err(ApiError::new(axum::http::StatusCode::BAD_REQUEST, "context_length_exceeded", message).with_param(field))
         }
         _ => Ok(()),
@@ -38,16 +44,14 @@ pub fn check_length(language: &Language, tokens: usize, field: &str) -> Result<(
 }
 
 /// Queues `settings.n` answers to a prompt.
-pub fn submit(language: &Language, prompt: &[u32], settings: &Settings, wanted: Wanted) -> Result<Vec<Events>, ApiError> {
+pub async fn submit(language: &Arc<Language>, prompt: &[u32], settings: &Settings, wanted: Wanted) -> Result<Vec<Events>, ApiError> {
+    let constraint = constraint(language, settings.format.clone()).await?;
     let mut asks: Vec<Ask> = Vec::with_capacity(settings.n);
     for i in 0..settings.n {
         let mut sampling = settings.sampling.clone();
         // Answers beside each other are drawn apart, and the first one as if it were alone.
         sampling.seed = sampling.seed.wrapping_add((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let constraint = match &settings.grammar {
-            Some(grammar) => Some(language.model.constraint(grammar).map_err(|e| ApiError::from(&e))?),
-            None => None,
-        };
+        let constraint = constraint.clone();
         let (prompt, adapter) = (prompt.to_vec(), language.adapter.clone());
         let (stop, stop_tokens) = (settings.stop.clone(), language.model.end_tokens().clone());
         let max_tokens = settings.max_tokens.unwrap_or(usize::MAX);
@@ -66,6 +70,19 @@ pub fn submit(language: &Language, prompt: &[u32], settings: &Settings, wanted: 
         }));
     }
     language.generator.submit(asks).map_err(|full| ApiError::queue_full(full.to_string(), 1))
+}
+
+/// Compiles what answers keep to, off the async threads: a large schema takes its time.
+async fn constraint(language: &Arc<Language>, format: Option<AnswerFormat>) -> Result<Option<Constraint>, ApiError> {
+    let Some(AnswerFormat { grammar, field }) = format else { return Ok(None) };
+    let model = language.model.clone();
+    let compile = move || {
+        model.constraint(&grammar).map(Some).map_err(|e| match e {
+            MlError::Setting { message, .. } => ApiError::field(field, format!("`{field}`: {message}.")),
+            other => ApiError::from(&other),
+        })
+    };
+    off_thread(compile).await
 }
 
 /// A whole answer.
@@ -90,9 +107,17 @@ pub async fn next(events: &mut Events, state: &AppState) -> Result<Event, ApiErr
         () = last_words(state) => return Err(ApiError::shutting_down()),
     };
     match event {
-        Some(Event::Failed(why)) => Err(ApiError::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, "generation_failed", why)),
+        Some(Event::Failed(failure)) => Err(failed(failure)),
         Some(event) => Ok(event),
         None => Err(ApiError::shutting_down()),
+    }
+}
+
+/// An answer that cannot be given, as an error.
+pub fn failed(failure: Failure) -> ApiError {
+    match failure.by_format {
+        true => ApiError::bad_request(format!("The answer cannot keep to the format that was asked for: {}.", failure.why)),
+        false => ApiError::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, "generation_failed", failure.why),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Answers that keep to a JSON schema, a regular expression or a list of choices, by llguidance: at each token it says which
 //! tokens may come next.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use llguidance::api::TopLevelGrammar;
@@ -16,6 +17,9 @@ const WHITE_SPACE: &str = r"[\x20\x0A\x0D\x09]{1,16}";
 /// Bytes of a grammar's text, at most.
 const MAX_GRAMMAR_BYTES: usize = 256 << 10;
 
+/// Tokens that a grammar is tried with before it is accepted.
+const PROBED: usize = 4;
+
 /// What an answer keeps to.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Grammar {
@@ -27,11 +31,22 @@ pub enum Grammar {
     Regex(String),
     /// One of these texts.
     Choice(Vec<String>),
+    /// A JSON value of a schema between two marks. A mark that is a special token of the tokenizer is that token.
+    Marked {
+        /// A text after the other.
+        open: [&'static str; 2],
+        /// The schema.
+        schema: Value,
+        /// A text after the other.
+        close: [&'static str; 2],
+    },
 }
 
 /// Compiles grammars for one tokenizer.
 pub struct Grammars {
     factory: ParserFactory,
+    /// Special tokens by their text.
+    special: BTreeMap<String, usize>,
 }
 
 struct Tokens(TokTrie);
@@ -58,7 +73,15 @@ impl Grammars {
         let mut factory =
             ParserFactory::new(&tokens, InferenceCapabilities::default(), &[]).map_err(|e| MlError::Tokenizer(e.to_string()))?;
         factory.quiet();
-        Ok(Self { factory })
+        // The parser's inner state means nothing to who sent the grammar.
+        factory.limits_mut().verbose_errors = false;
+        let special = bytes.iter().enumerate().filter_map(|(id, b)| Some((String::from_utf8(b.strip_prefix(&[0xff])?.to_vec()).ok()?, id)));
+        Ok(Self { factory, special: special.collect() })
+    }
+
+    /// A text in a grammar: the special token of that spelling, or its characters.
+    fn spelled(&self, text: &str) -> String {
+        self.special.get(text).map_or_else(|| Value::from(text).to_string(), |id| format!("<[{id}]>"))
     }
 
     /// A constraint at the beginning of its answer.
@@ -79,15 +102,57 @@ impl Grammars {
                     return Err(refuse("a list of choices needs at least one".to_owned()));
                 }
                 check_size(choices.iter().map(String::len).sum())?;
-                let quoted: Vec<String> = choices.iter().map(|c| Value::from(c.as_str()).to_string()).collect();
-                TopLevelGrammar::from_lark(format!("start: {}", quoted.join(" | ")))
+                // One expression: as many rules would be more than a parser keeps in a row.
+                let escaped: Vec<String> = choices.iter().map(|c| escaped(c)).collect();
+                TopLevelGrammar::from_regex(&escaped.join("|"))
+            }
+            Grammar::Marked { open, schema, close } => {
+                let parts = |texts: &[&str]| texts.iter().filter(|t| !t.is_empty()).map(|t| self.spelled(t)).collect::<Vec<_>>().join(" ");
+                let schema = with_white_space(schema)?;
+                TopLevelGrammar::from_lark(format!("start: {} value {}\nvalue: %json {schema}", parts(open), parts(close)))
             }
         };
-        let parser = self.factory.create_parser(grammar).map_err(|e| refuse(e.to_string()))?;
-        let mut matcher = Matcher::new(Ok(parser));
-        // A grammar without any sentence shows itself at its first token.
-        matcher.compute_mask_or_eos().map_err(|e| refuse(e.to_string()))?;
-        Ok(Constraint { matcher })
+        let parser = self.factory.create_parser(grammar).map_err(|e| refuse(in_short(&e)))?;
+        let constraint = Constraint { matcher: Matcher::new(Ok(parser)) };
+        // A grammar without any sentence shows itself at its first token, and one that is too complex mostly within the first few.
+        let mut probe = constraint.clone();
+        for _ in 0..PROBED {
+            let allowed = probe.allowed().map_err(refuse)?;
+            let Some(id) = (0..allowed.0.len() as u32).find(|id| allowed.is_allowed(*id)) else { break };
+            if probe.accept(id).map_err(refuse)? {
+                break;
+            }
+        }
+        Ok(constraint)
+    }
+}
+
+/// The text as a regular expression that matches it alone.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            c if c.is_ascii_punctuation() => out.extend(['\\', c]),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// What llguidance says, in one line.
+fn in_short(error: &impl std::fmt::Display) -> String {
+    const LONGEST: usize = 300;
+    let text = error.to_string();
+    if text.starts_with("NoExtension") {
+        return "no answer can satisfy it".to_owned();
+    }
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let line = line.trim_end_matches('.');
+    match line.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line.to_owned(),
     }
 }
 
@@ -118,6 +183,13 @@ pub struct Constraint {
     matcher: Matcher,
 }
 
+impl Clone for Constraint {
+    /// Apart from the original: two answers share nothing that one of them changes.
+    fn clone(&self) -> Self {
+        Self { matcher: self.matcher.deep_clone() }
+    }
+}
+
 /// The tokens that may come next.
 pub struct Allowed(SimpleVob);
 
@@ -134,7 +206,7 @@ impl Constraint {
     /// # Errors
     /// If the grammar became too complex.
     pub fn allowed(&mut self) -> std::result::Result<Allowed, String> {
-        self.matcher.compute_mask_or_eos().map(Allowed).map_err(|e| e.to_string())
+        self.matcher.compute_mask_or_eos().map(Allowed).map_err(|e| in_short(&e))
     }
 
     /// Takes the next token in; true when nothing may follow it.
@@ -142,7 +214,7 @@ impl Constraint {
     /// # Errors
     /// If the token was not allowed, or the grammar became too complex.
     pub fn accept(&mut self, id: u32) -> std::result::Result<bool, String> {
-        self.matcher.consume_token(id).map_err(|e| e.to_string())?;
+        self.matcher.consume_token(id).map_err(|e| in_short(&e))?;
         Ok(self.matcher.is_stopped())
     }
 }

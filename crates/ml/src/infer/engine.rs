@@ -61,10 +61,15 @@ impl Engine {
         self.layers.iter().map(|l| 4 * (l.k.len() + l.v.len())).sum()
     }
 
+    /// Longest sequence, prompt and answer together: what the model knows, or what the cache has room for.
+    pub fn max_length(&self) -> usize {
+        (self.pool.total() * PAGE).min(self.model.max_length())
+    }
+
     /// Takes a request in; its answer goes to its sink.
     pub fn submit(&mut self, request: Request) {
         let room = self.pool.total() * PAGE;
-        let sequence = Sequence::new(request, room.min(self.model.max_length()));
+        let sequence = Sequence::new(request, self.max_length());
         let tokens = sequence.tokens.len();
         if tokens + 1 > room {
             return sequence

@@ -16,4 +16,4 @@ pub use decoder::{ServedAdapter, ServedDecoder};
 pub use engine::{Engine, EngineLimits};
 pub use sampling::{Sampling, likeliest, log_probabilities};
 pub use scores::{sigmoid, softmax};
-pub use sequence::{Event, Finish, PromptLogprobs, Request, Sink, TokenInfo, Usage};
+pub use sequence::{Event, Failure, Finish, PromptLogprobs, Request, Sink, TokenInfo, Usage};

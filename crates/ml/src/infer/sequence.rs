@@ -87,7 +87,16 @@ pub enum Event {
         usage: Usage,
     },
     /// The answer cannot be given.
-    Failed(String),
+    Failed(Failure),
+}
+
+/// Why an answer cannot be given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What went wrong.
+    pub why: String,
+    /// Whether the format that the request asked for turned out to be too much.
+    pub by_format: bool,
 }
 
 /// Why an answer ended.
@@ -193,7 +202,7 @@ impl Sequence {
 
     /// Ends it with an error.
     pub fn fail(mut self, why: &str) {
-        self.request.sink.send(Event::Failed(why.to_owned()));
+        self.request.sink.send(Event::Failed(Failure { why: why.to_owned(), by_format: false }));
     }
 
     /// Of the positions `start..end`, those whose logits are needed.
@@ -290,8 +299,9 @@ impl Sequence {
         self.finished = true;
     }
 
+    /// The format leads no further.
     fn break_off(&mut self, why: &str) {
-        self.request.sink.send(Event::Failed(why.to_owned()));
+        self.request.sink.send(Event::Failed(Failure { why: why.to_owned(), by_format: true }));
         self.finished = true;
     }
 }

@@ -30,13 +30,12 @@ impl TextStream {
     /// Takes a token's bytes.
     pub fn push(&mut self, bytes: &[u8]) -> Piece {
         self.bytes.extend_from_slice(bytes);
-        self.decode(false);
+        self.decode();
         self.cut()
     }
 
-    /// The answer has ended by itself: what is left.
+    /// The answer has ended: what is left. The beginning of a character that did not come to its end is left out.
     pub fn finish(mut self) -> Piece {
-        self.decode(true);
         match self.cut() {
             Piece::Text(text) => Piece::Text(text + &self.held),
             stopped => stopped,
@@ -44,7 +43,7 @@ impl TextStream {
     }
 
     /// Moves whole characters from `bytes` to `held`. What cannot become a character is replaced, as `from_utf8_lossy` does.
-    fn decode(&mut self, all: bool) {
+    fn decode(&mut self) {
         loop {
             match std::str::from_utf8(&self.bytes) {
                 Ok(text) => {
@@ -54,7 +53,7 @@ impl TextStream {
                 }
                 Err(error) => {
                     let (good, bad) = (error.valid_up_to(), error.error_len());
-                    if bad.is_none() && !all {
+                    if bad.is_none() {
                         let rest = self.bytes.split_off(good);
                         self.held.push_str(&String::from_utf8_lossy(&self.bytes));
                         self.bytes = rest;
@@ -126,9 +125,9 @@ mod tests {
     }
 
     #[test]
-    fn broken_bytes_are_replaced_and_nothing_is_lost() {
-        let (out, _) = run(&[], &[b"a\xff", b"b\xf0\x9f"]);
-        assert_eq!(out.concat(), "a\u{fffd}b\u{fffd}");
+    fn broken_bytes_are_replaced_and_half_a_character_at_the_end_is_left_out() {
+        let (out, _) = run(&[], &[b"a\xff", b"b\xf0\x9f", b"c", b"\xf0\x9f"]);
+        assert_eq!(out.concat(), "a\u{fffd}b\u{fffd}c");
     }
 
     #[test]

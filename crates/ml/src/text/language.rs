@@ -26,6 +26,8 @@ pub struct LanguageTokenizer {
     token_bytes: Vec<Vec<u8>>,
     special: BTreeSet<u32>,
     end_tokens: BTreeSet<u32>,
+    /// The token that the tokenizer puts before texts, if that is one special token.
+    first_token: Option<u32>,
 }
 
 impl LanguageTokenizer {
@@ -59,21 +61,31 @@ impl LanguageTokenizer {
                 "token {token:?} has id {id}, but the model's vocabulary has {vocab_size} entries: this tokenizer belongs to another model"
             )));
         }
-        let mut token_bytes = llguidance::token_bytes_from_tokenizer_json(&json).map_err(|e| MlError::Tokenizer(e.to_string()))?;
+        let mut token_bytes = token_bytes(&json, vocab_size)?;
         token_bytes.resize(vocab_size, Vec::new());
         let end_tokens = end_tokens(&tokenizer, &config, generation, model);
-        let special = tokenizer.get_added_tokens_decoder().into_iter().filter(|(_, t)| t.special).map(|(id, _)| id).collect();
-        Ok(Self { tokenizer, json, config, token_bytes, special, end_tokens })
+        let special: BTreeSet<u32> =
+            tokenizer.get_added_tokens_decoder().into_iter().filter(|(_, t)| t.special).map(|(id, _)| id).collect();
+        let first = |add_special| tokenizer.encode_fast("a", add_special).ok().and_then(|e| e.get_ids().first().copied());
+        let first_token = first(true).filter(|id| special.contains(id) && first(false) != Some(*id));
+        Ok(Self { tokenizer, json, config, token_bytes, special, end_tokens, first_token })
     }
 
     /// Ids of a text. `add_special` adds what the tokenizer puts around texts, such as a first token; a text that a template
-    /// rendered has them already. Special tokens that are spelled out in the text are taken for what they say.
+    /// rendered has them already, and one that begins with the first token gets no second one. Special tokens that are spelled out
+    /// in the text are taken for what they say.
     ///
     /// # Errors
     /// If the tokenizer fails.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
         let encoding = self.tokenizer.encode_fast(text, add_special).map_err(|e| MlError::Tokenizer(e.to_string()))?;
-        Ok(encoding.get_ids().to_vec())
+        let ids = encoding.get_ids();
+        Ok(ids[usize::from(add_special && self.begins_twice(ids))..].to_vec())
+    }
+
+    /// Whether two first tokens stand at the beginning: the text had one, and the tokenizer put its own before it.
+    fn begins_twice(&self, ids: &[u32]) -> bool {
+        self.first_token.is_some_and(|first| ids.starts_with(&[first, first]))
     }
 
     /// Ids of a text, each with the bytes of the text that it stands for.
@@ -82,7 +94,9 @@ impl LanguageTokenizer {
     /// If the tokenizer fails.
     pub fn encode_with_offsets(&self, text: &str, add_special: bool) -> Result<Vec<(u32, std::ops::Range<usize>)>> {
         let encoding = self.tokenizer.encode(text, add_special).map_err(|e| MlError::Tokenizer(e.to_string()))?;
-        Ok(encoding.get_ids().iter().zip(encoding.get_offsets()).map(|(id, (start, end))| (*id, *start..*end)).collect())
+        let twice = usize::from(add_special && self.begins_twice(encoding.get_ids()));
+        let all = encoding.get_ids().iter().zip(encoding.get_offsets()).skip(twice);
+        Ok(all.map(|(id, (start, end))| (*id, *start..*end)).collect())
     }
 
     /// The tokens of a text with their places.
@@ -161,6 +175,41 @@ impl LanguageTokenizer {
         let value = &self.config[role];
         value.as_str().or(value["content"].as_str()).map(str::to_owned)
     }
+}
+
+/// What every token stands for. llguidance takes the file for well-formed: it panics at names such as `<0xZZ>`, and makes room for
+/// whatever id a file claims, so both are looked at before it is asked.
+fn token_bytes(json: &Value, vocab_size: usize) -> Result<Vec<Vec<u8>>> {
+    let ids = json["added_tokens"].as_array().into_iter().flatten().map(|t| &t["id"]);
+    let ids = ids.chain(json["model"]["vocab"].as_object().into_iter().flat_map(|v| v.values()));
+    if let Some(id) = ids.filter_map(Value::as_u64).find(|id| *id >= vocab_size as u64) {
+        return Err(MlError::Tokenizer(format!("tokenizer.json has the id {id}, but the model's vocabulary has {vocab_size} entries")));
+    }
+    let mut json = json.clone();
+    let mut words = Vec::new();
+    let spells_bytes = json["decoder"]["type"] != "ByteLevel";
+    if let Some(vocab) = json["model"]["vocab"].as_object_mut().filter(|_| spells_bytes) {
+        // Such a name is a word like any other to the tokenizer.
+        vocab.retain(|name, id| {
+            let word = name.starts_with("<0x") && !is_byte(name);
+            words.extend(id.as_u64().filter(|_| word).map(|id| (id as usize, name.replace('\u{2581}', " ").into_bytes())));
+            !word
+        });
+    }
+    let mut bytes = llguidance::token_bytes_from_tokenizer_json(&json).map_err(|e| MlError::Tokenizer(e.to_string()))?;
+    bytes.resize(bytes.len().max(vocab_size), Vec::new());
+    for (id, word) in words.into_iter().filter(|(id, _)| *id < vocab_size) {
+        if bytes[id].is_empty() {
+            bytes[id] = word;
+        }
+    }
+    Ok(bytes)
+}
+
+/// Whether a name is that of one byte, such as `<0x0A>`.
+fn is_byte(name: &str) -> bool {
+    let digits = name.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
+    digits.is_some_and(|d| d.len() == 2 && d.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 /// Every token that some file calls an end, and those that the chat template ends turns with.

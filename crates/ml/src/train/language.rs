@@ -47,6 +47,8 @@ pub(super) struct LanguageRows {
     /// Prompts whose continuations an evaluation shows.
     pub samples: Vec<Vec<u32>>,
     pub tokenizer: LanguageTokenizer,
+    /// What the user should know of them.
+    pub warnings: Vec<String>,
 }
 
 /// Continuations that an evaluation shows, and their length.
@@ -72,20 +74,46 @@ pub(super) fn prepare(
         };
         rows.par_iter().map(one).collect::<Result<Vec<_>>>()
     };
-    let (mut train, eval) = (encode(train)?, encode(eval)?);
-    let all = train.len();
-    train.retain(|s| s.weight() > 0.0);
-    if train.is_empty() && all > 0 {
-        let message = format!(
-            "none of the {all} rows has a token to learn within {max_length} tokens: texts of one token, or prompts that fill the whole length; raise `training.max_length`"
-        );
-        return Err(MlError::setting("training_file", message));
-    }
+    let (mut train, mut eval) = (encode(train)?, encode(eval)?);
+    let held_out = job.spec.data.validation_split > 0.0;
+    let mut warnings = Vec::new();
+    leave_out_unlearned(&mut train, "training_file", false, max_length, &mut warnings)?;
+    leave_out_unlearned(&mut eval, if held_out { "training_file" } else { "validation_file" }, held_out, max_length, &mut warnings)?;
     let samples = eval.iter().chain(&train).filter_map(prompt_of).take(SAMPLES).collect();
     let lengths: Vec<usize> = train.iter().map(|s| s.ids.len()).collect();
     let memory = estimate_language_memory(&config, &job.spec, &lengths, precision);
     let linear = LinearSize { elements: config.linear_elements(), hidden: config.hidden, intermediate: config.intermediate };
-    Ok((TaskRows::Language(Box::new(LanguageRows { train, eval, samples, tokenizer })), max_length, linear, memory))
+    Ok((TaskRows::Language(Box::new(LanguageRows { train, eval, samples, tokenizer, warnings })), max_length, linear, memory))
+}
+
+/// Takes rows away of which no token is learned: alone in a batch, one would divide by zero.
+fn leave_out_unlearned(
+    rows: &mut Vec<Sequence>,
+    file: &str,
+    may_be_none: bool,
+    max_length: usize,
+    warnings: &mut Vec<String>,
+) -> Result<()> {
+    const LISTED: usize = 20;
+    const WHY: &str = "a text of one token, or a prompt that fills the whole length";
+    let all = rows.len();
+    let lines: Vec<String> = rows.iter().filter(|s| s.weight() == 0.0).map(|s| s.line.to_string()).collect();
+    if lines.is_empty() {
+        return Ok(());
+    }
+    rows.retain(|s| s.weight() > 0.0);
+    if rows.is_empty() && !may_be_none {
+        let message =
+            format!("none of the {all} rows has a token to learn within {max_length} tokens ({WHY}); `training.max_length` sets the limit");
+        return Err(MlError::setting(file, message));
+    }
+    let more = if lines.len() > LISTED { format!(" and {} more", lines.len() - LISTED) } else { String::new() };
+    warnings.push(format!(
+        "{} of {all} rows of `{file}` have no token to learn within {max_length} tokens ({WHY}) and are left out: lines {}{more}.",
+        lines.len(),
+        lines[..lines.len().min(LISTED)].join(", "),
+    ));
+    Ok(())
 }
 
 /// A row's tokens with the weight of each as a target.

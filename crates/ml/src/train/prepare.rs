@@ -180,6 +180,14 @@ impl Prepared {
         Ok(Self { job, rows, max_length, precision, linear, plan })
     }
 
+    /// What the user should know of the rows.
+    pub fn warnings(&self) -> &[String] {
+        match &self.rows {
+            TaskRows::Classification(_) => &[],
+            TaskRows::Language(rows) => &rows.warnings,
+        }
+    }
+
     /// Tokens of each training row.
     pub(super) fn lengths(&self) -> Vec<usize> {
         self.rows.lengths()
