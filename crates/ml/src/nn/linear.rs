@@ -1,10 +1,13 @@
 //! Linear layers: `y = x·Wᵀ + b`, and `+ s·B(Ax)` on the rows of the LoRA route.
+//!
+//! A weight is dense, and then trained or frozen, or it has kept the blocks of its GGUF file, and then it only serves.
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 use tunesmith_ops::elementwise::column_sums;
 use tunesmith_ops::matmul::{Epilogue, Layout, Packed, Precision, matmul, matmul_tn};
+use tunesmith_ops::quant::{QuantPacked, quant_matmul};
 
 use super::ctx::{Ctx, Kernels};
 use super::params::Param;
@@ -16,7 +19,7 @@ use crate::error::{MlError, Result};
 pub struct Linear {
     /// Number of the layer in its model: LoRA adapters find their update by it.
     pub id: usize,
-    /// `[out, in]`; empty once a frozen weight is packed.
+    /// `[out, in]`; empty once a frozen weight is packed, and where it is quantised.
     pub weight: Param,
     /// `[out]`.
     pub bias: Option<Param>,
@@ -24,6 +27,7 @@ pub struct Linear {
     in_features: usize,
     forward_pack: Option<Arc<Packed>>,
     backward_pack: Option<Arc<Packed>>,
+    quantised: Option<Arc<QuantPacked>>,
 }
 
 impl Linear {
@@ -33,7 +37,18 @@ impl Linear {
     /// If the weight has not two dimensions.
     pub fn new(id: usize, weight: Param, bias: Option<Param>) -> Result<Self> {
         let (out_features, in_features) = weight.value.dims2()?;
-        Ok(Self { id, weight, bias, out_features, in_features, forward_pack: None, backward_pack: None })
+        Ok(Self { id, weight, bias, out_features, in_features, forward_pack: None, backward_pack: None, quantised: None })
+    }
+
+    /// A layer that keeps the blocks of its file: it answers on the CPU, and cannot be trained.
+    ///
+    /// # Errors
+    /// If candle cannot make an empty tensor.
+    pub fn quantised(id: usize, name: &str, weight: Arc<QuantPacked>, bias: Option<Param>) -> Result<Self> {
+        let (out_features, in_features) = (weight.n(), weight.k());
+        let empty = Param::new(name, Tensor::zeros(0, DType::F32, &Device::Cpu)?);
+        let quantised = Some(weight);
+        Ok(Self { id, weight: empty, bias, out_features, in_features, forward_pack: None, backward_pack: None, quantised })
     }
 
     /// Hugging Face's name of the module: the weight's without `.weight`.
@@ -55,7 +70,7 @@ impl Linear {
     /// Packs the weight for our kernels: once for a frozen weight, whose plain copy is then released, and after every
     /// optimiser step for a trained one.
     pub fn pack(&mut self, precision: Precision, backward: bool) -> Result<()> {
-        if self.weight.slot.is_none() && self.forward_pack.is_some() {
+        if self.quantised.is_some() || (self.weight.slot.is_none() && self.forward_pack.is_some()) {
             return Ok(());
         }
         let (n, k) = (self.out_features, self.in_features);
@@ -74,7 +89,8 @@ impl Linear {
 
     /// Bytes of the packed weights.
     pub fn packed_bytes(&self) -> usize {
-        [&self.forward_pack, &self.backward_pack].into_iter().flatten().map(|p| p.bytes()).sum()
+        let dense: usize = [&self.forward_pack, &self.backward_pack].into_iter().flatten().map(|p| p.bytes()).sum();
+        dense + self.quantised.as_ref().map_or(0, |q| q.bytes())
     }
 
     /// x `[tokens, in]` → y `[tokens, out]`.
@@ -89,7 +105,11 @@ impl Linear {
                 let mut y = vec![0f32; tokens * self.out_features];
                 let xs = F32View::new(x)?;
                 let bias = self.bias.as_ref().map(|b| F32View::new(&b.value)).transpose()?;
-                matmul(&xs, tokens, self.packed(&self.forward_pack)?, &mut y, Epilogue { bias: bias.as_deref(), ..Epilogue::default() });
+                let ep = Epilogue { bias: bias.as_deref(), ..Epilogue::default() };
+                match &self.quantised {
+                    Some(weight) => quant_matmul(&xs, tokens, weight, &mut y, ep),
+                    None => matmul(&xs, tokens, self.packed(&self.forward_pack)?, &mut y, ep),
+                }
                 for range in ctx.route {
                     if let Some(layer) = range.adapter.layer(self.id) {
                         layer.forward_native(&xs, &mut y, range.rows.clone(), ctx)?;

@@ -4,7 +4,6 @@ use std::ops::{ControlFlow, Range};
 use std::path::Path;
 use std::time::Instant;
 
-use candle_core::Device;
 use rayon::prelude::*;
 use serde_json::{Map, json};
 use tunesmith_ops::matmul::Precision;
@@ -185,7 +184,7 @@ fn language_report(loss: LanguageLoss, rows: usize, seconds: f64) -> EvalReport 
 /// If a folder cannot be loaded.
 pub fn evaluate_language(base: &Path, adapter: Option<&Path>, rows: &[Sequence]) -> Result<EvalReport> {
     let started = Instant::now();
-    let mut base = DecoderBase::load(base, &Device::Cpu)?;
+    let mut base = DecoderBase::load_to_serve(base)?;
     base.decoder.pack(Precision::F32, false)?;
     let mut updates = match adapter {
         Some(folder) => load_language_adapter(folder, &base)?.adapter,
