@@ -105,7 +105,8 @@ fn main() -> Result<(), Failure> {
     let pool = tunesmith_ops::threads::build_pool(f.threads)?;
     let rates = pool.install(|| measure(&f))?;
     let status = std::fs::read_to_string("/proc/self/status")?;
-    let kib = status.lines().find(|l| l.starts_with("VmHWM:")).and_then(|l| l.split_whitespace().nth(1)?.parse::<f64>().ok()).unwrap_or(0.0);
+    let kib =
+        status.lines().find(|l| l.starts_with("VmHWM:")).and_then(|l| l.split_whitespace().nth(1)?.parse::<f64>().ok()).unwrap_or(0.0);
     let rounded = |x: f64| (x * 100.0).round() / 100.0;
     println!(
         "{}",

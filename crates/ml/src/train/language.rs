@@ -53,13 +53,7 @@ const SAMPLES: usize = 2;
 const SAMPLE_TOKENS: usize = 32;
 
 /// Tokenises the rows of a job.
-pub(super) fn prepare(
-    job: &TrainJob,
-    train: &[TextRow],
-    eval: &[TextRow],
-    precision: Precision,
-    go_on: &(dyn Fn() -> bool + Sync),
-) -> Result<TaskParts> {
+pub(super) fn prepare(job: &TrainJob, train: &[TextRow], eval: &[TextRow], go_on: &(dyn Fn() -> bool + Sync)) -> Result<TaskParts> {
     let weights = Weights::open(&job.base_folder)?;
     let config = DecoderConfig::from_map(weights.config()?)?;
     let tokenizer = LanguageTokenizer::read(&weights, &job.base_folder, config.vocab_size)?;
@@ -82,7 +76,7 @@ pub(super) fn prepare(
     }
     let samples = eval.iter().chain(&train).filter_map(prompt_of).take(SAMPLES).collect();
     let lengths: Vec<usize> = train.iter().map(|s| s.ids.len()).collect();
-    let memory = estimate_language_memory(&config, &job.spec, &lengths, precision);
+    let memory = estimate_language_memory(&config, &job.spec, &lengths);
     let linear = LinearSize { elements: config.linear_elements(), hidden: config.hidden, intermediate: config.intermediate };
     Ok((TaskRows::Language(Box::new(LanguageRows { train, eval, samples, tokenizer })), max_length, linear, memory))
 }

@@ -4,6 +4,7 @@
 
 mod bits;
 mod quantised;
+mod real;
 mod tiny;
 #[path = "../../../gguf/tests/writer/mod.rs"]
 mod writer;

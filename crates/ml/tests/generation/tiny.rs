@@ -1,7 +1,7 @@
 //! A tiny Llama in a GGUF file whose matrices are of every quantised type, an adapter on it, and answers of an engine.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use candle_core::Device;
@@ -22,8 +22,6 @@ use crate::writer::{Item, Writer};
 pub const VOCABULARY: u32 = 96;
 const HIDDEN: u64 = 256;
 const LAYERS: usize = 2;
-const KV_HEADS: usize = 2;
-const HEAD: usize = 64;
 
 /// The file's number of a type.
 fn number(kind: QuantKind) -> u32 {
@@ -76,14 +74,15 @@ pub fn file() -> TempDir {
     tokens.extend((1..VOCABULARY).map(|i| char::from_u32(0x20 + i).unwrap().to_string()));
     let mut types = vec![1; VOCABULARY as usize];
     types[0] = 3;
-    let counts = [("block_count", LAYERS as u32), ("context_length", 256), ("embedding_length", HIDDEN as u32), ("feed_forward_length", 512)];
+    let counts =
+        [("block_count", LAYERS as u32), ("context_length", 256), ("embedding_length", HIDDEN as u32), ("feed_forward_length", 512)];
     let mut w = Writer::new("llama");
     for (key, value) in counts {
         w = w.with(&format!("llama.{key}"), value);
     }
     w = w
         .with("llama.attention.head_count", 4)
-        .with("llama.attention.head_count_kv", KV_HEADS as u32)
+        .with("llama.attention.head_count_kv", 2)
         .with("llama.attention.layer_norm_rms_epsilon", Item::F32(1e-5))
         .with("tokenizer.ggml.model", "gpt2")
         .with("tokenizer.ggml.pre", "gpt-2")
@@ -209,7 +208,6 @@ pub struct Ask {
 pub struct Tiny {
     pub model: Arc<ServedDecoder>,
     pub adapters: [Arc<ServedAdapter>; 2],
-    pub path: PathBuf,
     _folders: Vec<TempDir>,
 }
 
@@ -222,7 +220,7 @@ impl Tiny {
         let adapters = [0, 1].map(|i| Arc::new(ServedAdapter::load(model.clone(), updates[i].path()).unwrap()));
         let mut folders = vec![folder];
         folders.extend(updates);
-        Self { model, adapters, path, _folders: folders }
+        Self { model, adapters, _folders: folders }
     }
 
     /// Questions of several lengths, some with the same beginning, with and without adapters.
@@ -236,30 +234,36 @@ impl Tiny {
         (0..17).map(one).collect()
     }
 
-    /// Answers in the order of the questions, which all come at once, by an engine with so many pages and places.
+    /// [`answers`] of this model.
     pub fn answer(&self, asks: &[Ask], pages: usize, sequences: usize) -> Vec<Answer> {
-        let page_bytes = 2 * 4 * KV_HEADS * HEAD * PAGE * LAYERS;
-        let limits = EngineLimits { cache_bytes: pages * page_bytes, max_sequences: sequences, prefill_tokens: 48 };
-        let mut engine = Engine::new(self.model.clone(), limits);
-        let answers: Vec<Arc<Mutex<Answer>>> = asks.iter().map(|_| Arc::default()).collect();
-        for (ask, answer) in asks.iter().zip(&answers) {
-            engine.submit(Request {
-                prompt: ask.prompt.clone(),
-                adapter: ask.adapter.clone(),
-                sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-                max_tokens: ask.new,
-                stop: Vec::new(),
-                stop_tokens: BTreeSet::new(),
-                logprobs: Some(5),
-                prompt_logprobs: None,
-                show_special: true,
-                constraint: None,
-                sink: Box::new(Kept(answer.clone())),
-            });
-        }
-        while !engine.is_idle() {
-            engine.step().unwrap();
-        }
-        answers.iter().map(|a| a.lock().unwrap().clone()).collect()
+        answers(&self.model, asks, pages, sequences)
     }
+}
+
+/// Answers in the order of the questions, which all come at once, by an engine with so many pages and places.
+pub fn answers(model: &Arc<ServedDecoder>, asks: &[Ask], pages: usize, sequences: usize) -> Vec<Answer> {
+    let c = model.config();
+    let page_bytes = 2 * 4 * c.kv_heads * c.head_dim * PAGE * c.layers.len();
+    let limits = EngineLimits { cache_bytes: pages * page_bytes, max_sequences: sequences, prefill_tokens: 48 };
+    let mut engine = Engine::new(model.clone(), limits);
+    let answers: Vec<Arc<Mutex<Answer>>> = asks.iter().map(|_| Arc::default()).collect();
+    for (ask, answer) in asks.iter().zip(&answers) {
+        engine.submit(Request {
+            prompt: ask.prompt.clone(),
+            adapter: ask.adapter.clone(),
+            sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+            max_tokens: ask.new,
+            stop: Vec::new(),
+            stop_tokens: BTreeSet::new(),
+            logprobs: Some(5),
+            prompt_logprobs: None,
+            show_special: true,
+            constraint: None,
+            sink: Box::new(Kept(answer.clone())),
+        });
+    }
+    while !engine.is_idle() {
+        engine.step().unwrap();
+    }
+    answers.iter().map(|a| a.lock().unwrap().clone()).collect()
 }
