@@ -111,7 +111,7 @@ fn embedding_agrees_with_autograd_and_leaves_other_rows_alone() {
     for kernels in BOTH {
         let (table, dy) = (random(&[13, 20], "table"), random(&[6, 20], "dy"));
         let ids = [3, 0, 3, 7, 12, 3];
-        let mut layer = Embedding { weight: Param::new("e.weight", table.clone()) };
+        let mut layer = Embedding::new(Param::new("e.weight", table.clone()));
         let params = Params::adopt(&CPU, &|_| true, &mut |f| f(&mut layer.weight)).unwrap();
         let batch = sequences(&[6]);
         let ctx = Ctx::train(&batch, kernels, &[], Mode::Eval, Precision::F32, &params.grads);

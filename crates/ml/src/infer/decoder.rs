@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use candle_core::Device;
 use tunesmith_ops::matmul::Precision;
 
 use super::constraint::{Constraint, Grammar, Grammars};
@@ -36,12 +35,12 @@ pub struct ServedAdapter {
 }
 
 impl ServedDecoder {
-    /// Loads the decoder of a Hugging Face folder or a GGUF file.
+    /// Loads the decoder of a Hugging Face folder in f32, or of a GGUF file with the blocks that it has.
     ///
     /// # Errors
     /// If neither is there, or the model or its tokenizer is not supported.
     pub fn load(path: &Path) -> Result<Self> {
-        let mut base = DecoderBase::load(path, &Device::Cpu)?;
+        let mut base = DecoderBase::load_to_serve(path)?;
         base.decoder.pack(Precision::F32, false)?;
         let tokenizer = LanguageTokenizer::read(base.weights(), path, base.decoder.config.vocab_size)?;
         let bytes = base.decoder.bytes();

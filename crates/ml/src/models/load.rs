@@ -108,7 +108,7 @@ impl Reader<'_> {
     }
 
     fn embedding(&self, name: &str, entries: usize) -> Result<Embedding> {
-        Ok(Embedding { weight: self.param(&format!("embeddings.{name}.weight"), &[entries, self.config.hidden])? })
+        Ok(Embedding::new(self.param(&format!("embeddings.{name}.weight"), &[entries, self.config.hidden])?))
     }
 
     fn encoder(&self) -> Result<Encoder> {

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use serde_json::{Map, Value};
-use tunesmith_gguf::GgufFile;
+use tunesmith_gguf::{GgufFile, Kind};
+use tunesmith_ops::quant::{QuantKind, QuantPacked};
 
 use super::weights::{WeightFile, read_json, short};
 use crate::error::{MlError, Result};
@@ -84,6 +85,19 @@ impl Weights {
         }
     }
 
+    /// The blocks of a matrix `[n, k]` as the products read them; nothing if the file holds it in another way than in blocks that they
+    /// know. A shape that does not fit is left to [`Self::get`], which says so.
+    ///
+    /// # Errors
+    /// If the blocks are damaged.
+    pub fn quantised(&self, name: &str, n: usize, k: usize) -> Result<Option<QuantPacked>> {
+        let Self::Gguf(file) = self else { return Ok(None) };
+        let Some(raw) = file.hf_raw(name).map_err(gguf)? else { return Ok(None) };
+        let Some(kind) = quant_kind(raw.kind).filter(|kind| raw.shape == [n, k] && k.is_multiple_of(kind.block())) else { return Ok(None) };
+        let packed = QuantPacked::new(kind, &raw.bytes, n, k).map_err(|e| MlError::Format(format!("tensor {name}: {e}")))?;
+        Ok(Some(packed))
+    }
+
     /// Reads a tensor as f32 in the shape that it has.
     ///
     /// # Errors
@@ -98,4 +112,19 @@ impl Weights {
             }
         }
     }
+}
+
+/// The products' format of a file's type, if they know it.
+fn quant_kind(kind: Kind) -> Option<QuantKind> {
+    Some(match kind {
+        Kind::Q4_0 => QuantKind::Q4_0,
+        Kind::Q4_1 => QuantKind::Q4_1,
+        Kind::Q5_0 => QuantKind::Q5_0,
+        Kind::Q5_1 => QuantKind::Q5_1,
+        Kind::Q8_0 => QuantKind::Q8_0,
+        Kind::Q4_K => QuantKind::Q4_K,
+        Kind::Q5_K => QuantKind::Q5_K,
+        Kind::Q6_K => QuantKind::Q6_K,
+        _ => return None,
+    })
 }

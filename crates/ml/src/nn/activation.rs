@@ -50,6 +50,13 @@ impl Act {
         }
     }
 
+    /// What the last forward pass on the tape gave, computed again from what it saved.
+    pub fn again(&self, ctx: &mut Ctx) -> Result<Tensor> {
+        let x = ctx.pop()?;
+        ctx.push(&x);
+        ctx.paused(|ctx| self.forward(&x, ctx))
+    }
+
     /// dx from dy.
     pub fn backward(&self, dy: &Tensor, ctx: &mut Ctx) -> Result<Tensor> {
         let x = ctx.pop()?;

@@ -129,6 +129,8 @@ pub struct Ctx<'a> {
     pub cache: Option<CachedPass<'a>>,
     grads: Option<&'a Tensor>,
     tape: Option<Vec<Tensor>>,
+    /// What norms saved: a tape of their own, so that what a norm gave can be computed again while layers above it go backwards.
+    norms: Vec<Tensor>,
 }
 
 /// Keys and values of one layer in pages of [`tunesmith_ops::paged::PAGE`] tokens.
@@ -152,7 +154,7 @@ pub struct CachedPass<'a> {
 impl<'a> Ctx<'a> {
     /// A pass that only answers: no tape, no dropout.
     pub fn infer(batch: &'a Batch, kernels: Kernels, route: &'a [LoraRange<'a>]) -> Self {
-        Self { batch, mode: Mode::Eval, kernels, precision: Precision::F32, route, cache: None, grads: None, tape: None }
+        Self { batch, mode: Mode::Eval, kernels, precision: Precision::F32, route, cache: None, grads: None, tape: None, norms: Vec::new() }
     }
 
     /// A pass over new tokens whose sequences' earlier ones lie in a cache.
@@ -169,7 +171,7 @@ impl<'a> Ctx<'a> {
         precision: Precision,
         grads: &'a Tensor,
     ) -> Self {
-        Self { batch, mode, kernels, precision, route, cache: None, grads: Some(grads), tape: Some(Vec::new()) }
+        Self { batch, mode, kernels, precision, route, cache: None, grads: Some(grads), tape: Some(Vec::new()), norms: Vec::new() }
     }
 
     /// Whether layers must save what their backward needs.
@@ -192,6 +194,35 @@ impl<'a> Ctx<'a> {
         match self.tape.as_mut().and_then(Vec::pop) {
             Some(tensor) => Ok(tensor),
             None => bail!("the tape is empty: a backward pass does not mirror its forward pass"),
+        }
+    }
+
+    /// As [`Self::push`], on the norms' tape.
+    pub fn push_norm(&mut self, tensor: &Tensor) {
+        if self.recording() {
+            self.norms.push(tensor.clone());
+        }
+    }
+
+    /// As [`Self::pop`], from the norms' tape.
+    ///
+    /// # Errors
+    /// If it is empty.
+    pub fn pop_norm(&mut self) -> candle_core::Result<Tensor> {
+        match self.norms.pop() {
+            Some(tensor) => Ok(tensor),
+            None => bail!("the norms' tape is empty: a backward pass does not mirror its forward pass"),
+        }
+    }
+
+    /// What a norm saved, `back` entries before the last, and leaves it there.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn saved_by_norm(&self, back: usize) -> candle_core::Result<Tensor> {
+        match self.norms.iter().rev().nth(back) {
+            Some(tensor) => Ok(tensor.clone()),
+            None => bail!("the norms' tape is too short: a backward pass does not mirror its forward pass"),
         }
     }
 

@@ -1,7 +1,12 @@
 //! Embedding tables: rows gathered by id, and their gradients added back.
+//!
+//! A table out of a GGUF file may keep its blocks in serving; a tied output layer then holds the same ones.
 
-use candle_core::Tensor;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
 use tunesmith_ops::embedding::{gather, scatter_add};
+use tunesmith_ops::quant::QuantPacked;
 
 use super::ctx::{Ctx, Kernels};
 use super::params::Param;
@@ -11,22 +16,49 @@ use crate::error::{MlError, Result};
 /// A table `[entries, hidden]`.
 #[derive(Clone)]
 pub struct Embedding {
-    /// The table.
+    /// The table; empty where it is quantised.
     pub weight: Param,
+    quantised: Option<Arc<QuantPacked>>,
 }
 
 impl Embedding {
+    /// A table in f32.
+    pub fn new(weight: Param) -> Self {
+        Self { weight, quantised: None }
+    }
+
+    /// A table that keeps the blocks of its file, for serving.
+    ///
+    /// # Errors
+    /// If candle cannot make an empty tensor.
+    pub fn quantised(name: &str, table: Arc<QuantPacked>) -> Result<Self> {
+        Ok(Self { weight: Param::new(name, Tensor::zeros(0, DType::F32, &Device::Cpu)?), quantised: Some(table) })
+    }
+
+    /// Bytes of the blocks that it keeps.
+    pub fn packed_bytes(&self) -> usize {
+        self.quantised.as_ref().map_or(0, |q| q.bytes())
+    }
+
     /// The rows `ids` of the table, `[ids, hidden]`.
     ///
     /// # Errors
     /// If an id lies outside the table.
     pub fn forward(&self, ids: &[u32], ctx: &Ctx) -> Result<Tensor> {
-        let (entries, dim) = self.weight.value.dims2()?;
+        let (entries, dim) = match &self.quantised {
+            Some(table) => (table.n(), table.k()),
+            None => self.weight.value.dims2()?,
+        };
         if let Some(id) = ids.iter().find(|&&id| id as usize >= entries) {
             return Err(MlError::Format(format!(
                 "{} has {entries} rows, but row {id} is asked for: the tokenizer does not fit the model",
                 self.weight.name
             )));
+        }
+        if let Some(table) = &self.quantised {
+            let mut y = vec![0f32; ids.len() * dim];
+            y.chunks_exact_mut(dim).zip(ids).for_each(|(y, id)| table.row(*id as usize, y));
+            return Ok(Tensor::from_vec(y, (ids.len(), dim), &Device::Cpu)?);
         }
         match ctx.kernels {
             Kernels::Native => {

@@ -26,6 +26,15 @@ impl Gated {
         Ok(Tensor::from_vec(y, gate.shape(), gate.device())?)
     }
 
+    /// What the last forward pass on the tape gave, computed again from what it saved.
+    pub fn again(&self, ctx: &mut Ctx) -> Result<Tensor> {
+        let (last, first) = (ctx.pop()?, ctx.pop()?);
+        ctx.push(&first);
+        ctx.push(&last);
+        let (gate, up) = if ctx.kernels == Kernels::Composed { (last, first) } else { (first, last) };
+        ctx.paused(|ctx| self.forward(&gate, &up, ctx))
+    }
+
     /// dgate and dup from dy.
     pub fn backward(&self, dy: &Tensor, ctx: &mut Ctx) -> Result<(Tensor, Tensor)> {
         if ctx.kernels == Kernels::Composed {

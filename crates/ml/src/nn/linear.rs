@@ -1,10 +1,14 @@
 //! Linear layers: `y = x·Wᵀ + b`, and `+ s·B(Ax)` on the rows of the LoRA route.
+//!
+//! In training the weight stays as it is, and products pack pieces of it on their way; in serving it is packed once, or has kept the
+//! blocks of its GGUF file.
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 use tunesmith_ops::elementwise::column_sums;
-use tunesmith_ops::matmul::{Epilogue, Layout, Packed, Precision, matmul, matmul_tn};
+use tunesmith_ops::matmul::{Epilogue, Layout, Packed, Plain, Precision, matmul, matmul_plain, matmul_tn};
+use tunesmith_ops::quant::{QuantPacked, quant_matmul};
 
 use super::ctx::{Ctx, Kernels};
 use super::params::Param;
@@ -16,14 +20,26 @@ use crate::error::{MlError, Result};
 pub struct Linear {
     /// Number of the layer in its model: LoRA adapters find their update by it.
     pub id: usize,
-    /// `[out, in]`; empty once a frozen weight is packed.
+    /// `[out, in]`; empty once it is packed for serving, and where it is quantised.
     pub weight: Param,
     /// `[out]`.
     pub bias: Option<Param>,
     out_features: usize,
     in_features: usize,
-    forward_pack: Option<Arc<Packed>>,
-    backward_pack: Option<Arc<Packed>>,
+    held: Held,
+}
+
+/// What products read.
+#[derive(Clone)]
+enum Held {
+    /// Nothing yet.
+    Unprepared,
+    /// The weight itself, in this precision.
+    Plain(Precision),
+    /// The weight packed for serving.
+    Packed(Arc<Packed>),
+    /// The blocks of a GGUF file.
+    Quantised(Arc<QuantPacked>),
 }
 
 impl Linear {
@@ -33,7 +49,17 @@ impl Linear {
     /// If the weight has not two dimensions.
     pub fn new(id: usize, weight: Param, bias: Option<Param>) -> Result<Self> {
         let (out_features, in_features) = weight.value.dims2()?;
-        Ok(Self { id, weight, bias, out_features, in_features, forward_pack: None, backward_pack: None })
+        Ok(Self { id, weight, bias, out_features, in_features, held: Held::Unprepared })
+    }
+
+    /// A layer that keeps the blocks of its file: it answers on the CPU, and cannot be trained.
+    ///
+    /// # Errors
+    /// If candle cannot make an empty tensor.
+    pub fn quantised(id: usize, name: &str, weight: Arc<QuantPacked>, bias: Option<Param>) -> Result<Self> {
+        let (out_features, in_features) = (weight.n(), weight.k());
+        let empty = Param::new(name, Tensor::zeros(0, DType::F32, &Device::Cpu)?);
+        Ok(Self { id, weight: empty, bias, out_features, in_features, held: Held::Quantised(weight) })
     }
 
     /// Hugging Face's name of the module: the weight's without `.weight`.
@@ -52,44 +78,59 @@ impl Linear {
         self.bias.as_mut().map_or(Ok(()), f)
     }
 
-    /// Packs the weight for our kernels: once for a frozen weight, whose plain copy is then released, and after every
-    /// optimiser step for a trained one.
+    /// Prepares the weight for our kernels. To train, it stays as it is; to serve, it is packed once and its plain copy released.
     pub fn pack(&mut self, precision: Precision, backward: bool) -> Result<()> {
-        if self.weight.slot.is_none() && self.forward_pack.is_some() {
-            return Ok(());
-        }
-        let (n, k) = (self.out_features, self.in_features);
-        {
-            let w = F32View::new(&self.weight.value)?;
-            repack(&mut self.forward_pack, || Packed::new(&w, n, k, Layout::RowMajor, precision), &w);
-            if backward {
-                repack(&mut self.backward_pack, || Packed::new(&w, k, n, Layout::Transposed, precision), &w);
+        match self.held {
+            Held::Quantised(_) | Held::Packed(_) => return Ok(()),
+            _ if backward => {
+                self.held = Held::Plain(precision);
+                return Ok(());
             }
+            Held::Plain(_) | Held::Unprepared => {}
         }
-        if self.weight.slot.is_none() {
-            self.weight.value = Tensor::zeros(0, self.weight.value.dtype(), self.weight.value.device())?;
-        }
+        let packed = Packed::new(&F32View::new(&self.weight.value)?, self.out_features, self.in_features, Layout::RowMajor, precision);
+        self.held = Held::Packed(Arc::new(packed));
+        self.weight.value = Tensor::zeros(0, self.weight.value.dtype(), self.weight.value.device())?;
         Ok(())
     }
 
-    /// Bytes of the packed weights.
+    /// Bytes of the packed weight.
     pub fn packed_bytes(&self) -> usize {
-        [&self.forward_pack, &self.backward_pack].into_iter().flatten().map(|p| p.bytes()).sum()
+        match &self.held {
+            Held::Unprepared | Held::Plain(_) => 0,
+            Held::Packed(weight) => weight.bytes(),
+            Held::Quantised(weight) => weight.bytes(),
+        }
     }
 
-    /// x `[tokens, in]` → y `[tokens, out]`.
+    /// x `[tokens, in]` → y `[tokens, out]`; saves x.
     pub fn forward(&self, x: &Tensor, ctx: &mut Ctx) -> Result<Tensor> {
         let routed = ctx.route.iter().any(|r| r.adapter.layer(self.id).is_some());
         if self.weight.slot.is_some() || routed {
             ctx.push(x);
         }
+        self.forward_unsaved(x, ctx)
+    }
+
+    /// As [`Self::forward`], but x is not saved: the caller makes it again for [`Self::backward_from`].
+    pub fn forward_unsaved(&self, x: &Tensor, ctx: &mut Ctx) -> Result<Tensor> {
         let tokens = x.dim(0)?;
         match ctx.kernels {
             Kernels::Native => {
                 let mut y = vec![0f32; tokens * self.out_features];
                 let xs = F32View::new(x)?;
                 let bias = self.bias.as_ref().map(|b| F32View::new(&b.value)).transpose()?;
-                matmul(&xs, tokens, self.packed(&self.forward_pack)?, &mut y, Epilogue { bias: bias.as_deref(), ..Epilogue::default() });
+                let ep = Epilogue { bias: bias.as_deref(), ..Epilogue::default() };
+                match &self.held {
+                    Held::Quantised(weight) => quant_matmul(&xs, tokens, weight, &mut y, ep),
+                    Held::Packed(weight) => matmul(&xs, tokens, weight, &mut y, ep),
+                    Held::Plain(precision) => {
+                        let w = F32View::new(&self.weight.value)?;
+                        let w = Plain::new(&w, self.out_features, self.in_features, Layout::RowMajor, *precision);
+                        matmul_plain(&xs, tokens, &w, &mut y, ep);
+                    }
+                    Held::Unprepared => return Err(self.unprepared()),
+                }
                 for range in ctx.route {
                     if let Some(layer) = range.adapter.layer(self.id) {
                         layer.forward_native(&xs, &mut y, range.rows.clone(), ctx)?;
@@ -114,12 +155,26 @@ impl Linear {
 
     /// dy `[tokens, out]` → dx `[tokens, in]`, or nothing where `need_dx` is false.
     pub fn backward(&self, dy: &Tensor, ctx: &mut Ctx, need_dx: bool) -> Result<Option<Tensor>> {
+        self.backward_from(dy, ctx, need_dx, |ctx| Ok(ctx.pop()?))
+    }
+
+    /// The backward pass of [`Self::forward_unsaved`]: `x` gives what that was given, where it is needed.
+    pub fn backward_from(
+        &self,
+        dy: &Tensor,
+        ctx: &mut Ctx,
+        need_dx: bool,
+        x: impl FnOnce(&mut Ctx) -> Result<Tensor>,
+    ) -> Result<Option<Tensor>> {
         let tokens = dy.dim(0)?;
         let mut dx = match (ctx.kernels, need_dx) {
             (_, false) => None,
             (Kernels::Native, true) => {
                 let mut dx = vec![0f32; tokens * self.in_features];
-                matmul(&F32View::new(dy)?, tokens, self.packed(&self.backward_pack)?, &mut dx, Epilogue::default());
+                let Held::Plain(precision) = self.held else { return Err(self.unprepared()) };
+                let w = F32View::new(&self.weight.value)?;
+                let w = Plain::new(&w, self.in_features, self.out_features, Layout::Transposed, precision);
+                matmul_plain(&F32View::new(dy)?, tokens, &w, &mut dx, Epilogue::default());
                 Some(Tensor::from_vec(dx, (tokens, self.in_features), dy.device())?)
             }
             (Kernels::Composed, true) => Some(dy.matmul(&self.weight.value)?),
@@ -130,7 +185,7 @@ impl Linear {
         for _ in &routed {
             updates.push(ctx.pop()?);
         }
-        let x = if self.weight.slot.is_some() || !routed.is_empty() { Some(ctx.pop()?) } else { None };
+        let x = if self.weight.slot.is_some() || !routed.is_empty() { Some(x(ctx)?) } else { None };
         if let Some(x) = &x {
             for ((rows, layer), u) in routed.iter().rev().zip(updates) {
                 dx = layer.backward(dy, x, &u, dx, rows.clone(), ctx)?;
@@ -159,15 +214,7 @@ impl Linear {
         Ok(dx)
     }
 
-    fn packed<'a>(&self, pack: &'a Option<Arc<Packed>>) -> Result<&'a Packed> {
-        pack.as_deref().ok_or_else(|| MlError::Format(format!("{} is used before it is packed", self.weight.name)))
-    }
-}
-
-/// Packs anew, into the same memory where nothing else holds it.
-fn repack(pack: &mut Option<Arc<Packed>>, new: impl FnOnce() -> Packed, w: &[f32]) {
-    match pack.as_mut().and_then(Arc::get_mut) {
-        Some(packed) => packed.repack(w),
-        None => *pack = Some(Arc::new(new())),
+    fn unprepared(&self) -> MlError {
+        MlError::Format(format!("{} is used before it is packed for this use", self.weight.name))
     }
 }

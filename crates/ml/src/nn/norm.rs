@@ -29,7 +29,7 @@ impl LayerNorm {
     /// x `[tokens, hidden]` → y of the same shape; saves x and the rows' statistics.
     pub fn forward(&self, x: &Tensor, ctx: &mut Ctx) -> Result<Tensor> {
         let (rows, dim) = x.dims2()?;
-        ctx.push(x);
+        ctx.push_norm(x);
         if ctx.kernels == Kernels::Composed {
             let (normed, _) = self.normed(x)?;
             return Ok(normed.broadcast_mul(&self.weight.value)?.broadcast_add(&self.bias.value)?);
@@ -47,9 +47,16 @@ impl LayerNorm {
             rstd,
         );
         if ctx.recording() {
-            ctx.push(&Tensor::from_vec(stats, (2, rows), x.device())?);
+            ctx.push_norm(&Tensor::from_vec(stats, (2, rows), x.device())?);
         }
         Ok(Tensor::from_vec(y, (rows, dim), x.device())?)
+    }
+
+    /// What the last forward pass on the tape gave, computed again from what it saved.
+    pub fn again(&self, ctx: &mut Ctx) -> Result<Tensor> {
+        let behind = if ctx.kernels == Kernels::Native { 1 } else { 0 };
+        let x = ctx.saved_by_norm(behind)?;
+        ctx.paused(|ctx| self.forward(&x, ctx))
     }
 
     /// dx from dy; adds to the gradients of gain and bias.
@@ -61,8 +68,8 @@ impl LayerNorm {
     }
 
     fn backward_native(&self, dy: &Tensor, ctx: &mut Ctx) -> Result<Tensor> {
-        let stats = ctx.pop()?;
-        let x = ctx.pop()?;
+        let stats = ctx.pop_norm()?;
+        let x = ctx.pop_norm()?;
         let (rows, dim) = x.dims2()?;
         let (dys, xs, gain, stats) = (F32View::new(dy)?, F32View::new(&x)?, F32View::new(&self.weight.value)?, F32View::new(&stats)?);
         let (mean, rstd) = stats.split_at(rows);
@@ -83,7 +90,7 @@ impl LayerNorm {
     }
 
     fn backward_composed(&self, dy: &Tensor, ctx: &mut Ctx) -> Result<Tensor> {
-        let x = ctx.pop()?;
+        let x = ctx.pop_norm()?;
         let (normed, rstd) = self.normed(&x)?;
         if let Some(slot) = self.weight.slot {
             ctx.add_grad_tensor(slot, &(dy * &normed)?.sum(0)?)?;

@@ -23,7 +23,7 @@ impl RmsNorm {
     /// x `[tokens, n·dim]` → y of the same shape; saves x and the rows' factors.
     pub fn forward(&self, x: &Tensor, ctx: &mut Ctx) -> Result<Tensor> {
         let dim = self.weight.value.elem_count();
-        ctx.push(x);
+        ctx.push_norm(x);
         if ctx.kernels == Kernels::Composed {
             let (normed, _) = self.normed(x)?;
             return Ok(normed.broadcast_mul(&self.gain()?)?.reshape(x.shape())?);
@@ -32,9 +32,16 @@ impl RmsNorm {
         let (mut y, mut rstd) = (vec![0f32; x.elem_count()], vec![0f32; rows]);
         rms_norm(&F32View::new(x)?, &F32View::new(&self.weight.value)?, self.offset, self.eps as f32, dim, &mut y, &mut rstd);
         if ctx.recording() {
-            ctx.push(&Tensor::from_vec(rstd, rows, x.device())?);
+            ctx.push_norm(&Tensor::from_vec(rstd, rows, x.device())?);
         }
         Ok(Tensor::from_vec(y, x.shape(), x.device())?)
+    }
+
+    /// What the last forward pass on the tape gave, computed again from what it saved.
+    pub fn again(&self, ctx: &mut Ctx) -> Result<Tensor> {
+        let behind = if ctx.kernels == Kernels::Native { 1 } else { 0 };
+        let x = ctx.saved_by_norm(behind)?;
+        ctx.paused(|ctx| self.forward(&x, ctx))
     }
 
     /// dx from dy; adds to the gradient of the gain.
@@ -42,7 +49,7 @@ impl RmsNorm {
         if ctx.kernels == Kernels::Composed {
             return self.backward_composed(dy, ctx);
         }
-        let (rstd, x) = (ctx.pop()?, ctx.pop()?);
+        let (rstd, x) = (ctx.pop_norm()?, ctx.pop_norm()?);
         let dim = self.weight.value.elem_count();
         let (dys, xs, gain, rstd) = (F32View::new(dy)?, F32View::new(&x)?, F32View::new(&self.weight.value)?, F32View::new(&rstd)?);
         let mut dx = vec![0f32; x.elem_count()];
@@ -67,7 +74,7 @@ impl RmsNorm {
     }
 
     fn backward_composed(&self, dy: &Tensor, ctx: &mut Ctx) -> Result<Tensor> {
-        let x = ctx.pop()?;
+        let x = ctx.pop_norm()?;
         let (normed, rstd) = self.normed(&x)?;
         let dy = dy.reshape(normed.shape())?;
         if let Some(slot) = self.weight.slot {

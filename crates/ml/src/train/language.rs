@@ -4,7 +4,6 @@ use std::ops::{ControlFlow, Range};
 use std::path::Path;
 use std::time::Instant;
 
-use candle_core::Device;
 use rayon::prelude::*;
 use serde_json::{Map, json};
 use tunesmith_ops::matmul::Precision;
@@ -56,13 +55,7 @@ const SAMPLES: usize = 2;
 const SAMPLE_TOKENS: usize = 32;
 
 /// Tokenises the rows of a job.
-pub(super) fn prepare(
-    job: &TrainJob,
-    train: &[TextRow],
-    eval: &[TextRow],
-    precision: Precision,
-    go_on: &(dyn Fn() -> bool + Sync),
-) -> Result<TaskParts> {
+pub(super) fn prepare(job: &TrainJob, train: &[TextRow], eval: &[TextRow], go_on: &(dyn Fn() -> bool + Sync)) -> Result<TaskParts> {
     let weights = Weights::open(&job.base_folder)?;
     let config = DecoderConfig::from_map(weights.config()?)?;
     let tokenizer = LanguageTokenizer::read(&weights, &job.base_folder, config.vocab_size)?;
@@ -81,7 +74,7 @@ pub(super) fn prepare(
     leave_out_unlearned(&mut eval, if held_out { "training_file" } else { "validation_file" }, held_out, max_length, &mut warnings)?;
     let samples = eval.iter().chain(&train).filter_map(prompt_of).take(SAMPLES).collect();
     let lengths: Vec<usize> = train.iter().map(|s| s.ids.len()).collect();
-    let memory = estimate_language_memory(&config, &job.spec, &lengths, precision);
+    let memory = estimate_language_memory(&config, &job.spec, &lengths);
     let linear = LinearSize { elements: config.linear_elements(), hidden: config.hidden, intermediate: config.intermediate };
     Ok((TaskRows::Language(Box::new(LanguageRows { train, eval, samples, tokenizer, warnings })), max_length, linear, memory))
 }
@@ -213,7 +206,7 @@ fn language_report(loss: LanguageLoss, rows: usize, seconds: f64) -> EvalReport 
 /// If a folder cannot be loaded.
 pub fn evaluate_language(base: &Path, adapter: Option<&Path>, rows: &[Sequence]) -> Result<EvalReport> {
     let started = Instant::now();
-    let mut base = DecoderBase::load(base, &Device::Cpu)?;
+    let mut base = DecoderBase::load_to_serve(base)?;
     base.decoder.pack(Precision::F32, false)?;
     let mut updates = match adapter {
         Some(folder) => load_language_adapter(folder, &base)?.adapter,

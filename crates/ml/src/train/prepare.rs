@@ -153,8 +153,8 @@ impl Prepared {
             ));
         }
         let (rows, max_length, linear, memory) = match &job.rows {
-            JobRows::Examples { train, eval } => classification(&job, train, eval, precision, go_on)?,
-            JobRows::Texts { train, eval } => super::language::prepare(&job, train, eval, precision, go_on)?,
+            JobRows::Examples { train, eval } => classification(&job, train, eval, go_on)?,
+            JobRows::Texts { train, eval } => super::language::prepare(&job, train, eval, go_on)?,
         };
         let lengths = rows.lengths();
         if lengths.is_empty() {
@@ -249,13 +249,7 @@ impl TaskRows {
 /// What [`Prepared::new`] needs of a task: its rows, the longest sequence, what its products cost, and its memory.
 pub(super) type TaskParts = (TaskRows, usize, LinearSize, u64);
 
-fn classification(
-    job: &TrainJob,
-    train: &[Example],
-    eval: &[Example],
-    precision: Precision,
-    go_on: &(dyn Fn() -> bool + Sync),
-) -> Result<TaskParts> {
+fn classification(job: &TrainJob, train: &[Example], eval: &[Example], go_on: &(dyn Fn() -> bool + Sync)) -> Result<TaskParts> {
     let config = EncoderConfig::read(&job.base_folder)?;
     let limit = config.max_tokens();
     let max_length = match job.spec.training.max_length {
@@ -282,7 +276,7 @@ fn classification(
         return Err(MlError::setting("training.label_smoothing_factor", "is defined for single_label_classification only"));
     }
     let lengths: Vec<usize> = train.iter().map(|e| e.ids.len()).collect();
-    let memory = estimate_memory(&config, &job.spec, &lengths, precision);
+    let memory = estimate_memory(&config, &job.spec, &lengths);
     let linear = LinearSize { elements: config.linear_elements(), hidden: config.hidden, intermediate: config.intermediate };
     Ok((TaskRows::Classification(ClassificationRows { train, eval, loss }), max_length, linear, memory))
 }

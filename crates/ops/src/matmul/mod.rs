@@ -10,7 +10,7 @@ mod slab;
 mod tile;
 mod tn;
 
-pub use pack::Packed;
+pub use pack::{Packed, Plain};
 
 pub(crate) use buffer::{Buffer, Shared, with_scratch};
 pub(crate) use pack::{PANEL_VECTORS, Source, pack_panel, packed_len, panel, panel_count};
@@ -97,7 +97,22 @@ pub fn matmul(x: &[f32], rows: usize, w: &Packed, y: &mut [f32], ep: Epilogue) {
     if let Some(bias) = ep.bias {
         assert_eq!(bias.len(), n, "matmul: bias");
     }
-    with_kernels!(s => match w.precision() {
+    run(x, rows, product::Right::Packed(w), w.precision(), y, ep);
+}
+
+/// As [`matmul`], to the same bits, with a weight that is packed on the way.
+pub fn matmul_plain(x: &[f32], rows: usize, w: &Plain, y: &mut [f32], ep: Epilogue) {
+    let (n, k) = (w.n, w.k);
+    assert_eq!(x.len(), rows * k, "matmul: x has {} elements, [{rows}, {k}] needs {}", x.len(), rows * k);
+    assert_eq!(y.len(), rows * n, "matmul: y has {} elements, [{rows}, {n}] needs {}", y.len(), rows * n);
+    if let Some(bias) = ep.bias {
+        assert_eq!(bias.len(), n, "matmul: bias");
+    }
+    run(x, rows, product::Right::Plain(w), w.precision, y, ep);
+}
+
+fn run(x: &[f32], rows: usize, w: product::Right, precision: Precision, y: &mut [f32], ep: Epilogue) {
+    with_kernels!(s => match precision {
         Precision::F32 => product::multiply::<_, false>(s, x, rows, w, y, ep),
         Precision::Bf16 => product::multiply::<_, true>(s, x, rows, w, y, ep),
     });

@@ -135,6 +135,39 @@ impl Packed {
     }
 }
 
+/// A weight matrix as it lies in memory, for products of many rows: training, where packing ahead would keep a second and a third copy.
+#[derive(Debug, Clone, Copy)]
+pub struct Plain<'a> {
+    pub(super) w: &'a [f32],
+    pub(super) n: usize,
+    pub(super) k: usize,
+    pub(super) layout: Layout,
+    pub(super) precision: Precision,
+}
+
+impl<'a> Plain<'a> {
+    /// `w` has `n · k` elements in the given layout.
+    pub fn new(w: &'a [f32], n: usize, k: usize, layout: Layout, precision: Precision) -> Plain<'a> {
+        assert_eq!(w.len(), n * k, "plain: w has {} elements, [{n}, {k}] needs {}", w.len(), n * k);
+        Plain { w, n, k, layout, precision }
+    }
+
+    /// Packs steps `first .. first + steps` of a panel.
+    pub(super) fn pack(&self, panel: &Panel, first: usize, steps: usize, width: usize, out: &mut [f32]) {
+        if steps == 0 {
+            return;
+        }
+        let per_step = if self.precision == Precision::Bf16 { 2 } else { 1 };
+        let input = first * per_step;
+        let inputs = (steps * per_step).min(self.k - input);
+        let source = match self.layout {
+            Layout::RowMajor => Source { data: &self.w[panel.first * self.k + input..], stride: self.k, across: true },
+            Layout::Transposed => Source { data: &self.w[input * self.n + panel.first..], stride: self.n, across: false },
+        };
+        pack_panel(source, panel.cols, inputs, width, self.precision, out);
+    }
+}
+
 /// A matrix to pack: element (column c, step i) is `data[c · stride + i]` if `across`, else `data[i · stride + c]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Source<'a> {

@@ -2,10 +2,11 @@
 //!
 //! A block of rows is packed once into the thread's scratch and stays in the second-level cache; a panel's slice of K stays
 //! in the first. Sums cross from one slice to the next through memory, which does not change them. How the work is split
-//! depends on the machine, an output element's arithmetic does not.
+//! depends on the machine, an output element's arithmetic does not. A weight that was not packed before is packed here, slice by
+//! slice, which costs little where many rows use it.
 
 use super::buffer::{Shared, with_scratch};
-use super::pack::{PANEL_VECTORS, Packed, Panel, Source, pack_panel, panel, panel_count};
+use super::pack::{PANEL_VECTORS, Packed, Panel, Plain, Source, pack_panel, panel, panel_count};
 use super::tile::{Finish, Kernels, Start, Tile, tile};
 use super::{Epilogue, Precision};
 use rayon::prelude::*;
@@ -14,22 +15,64 @@ use rayon::prelude::*;
 const K_SLICE: usize = 256;
 /// Tiles of rows in a block.
 const BLOCK_TILES: usize = 8;
+/// With a weight that is packed on the way, blocks are larger: up to so many elements of the left side.
+const PLAIN_BLOCK: usize = 1 << 18;
+/// But no more tiles than this, so that there are blocks to share out.
+const PLAIN_TILES: usize = 40;
 /// Up to this many rows are read where they lie instead of packed.
 const DIRECT_ROWS: usize = 4;
 /// Multiply-adds below which a product is not worth a second thread.
 const SMALL: usize = 1 << 17;
 
+/// The right side of a product.
+#[derive(Clone, Copy)]
+pub(super) enum Right<'a> {
+    Packed(&'a Packed),
+    Plain(&'a Plain<'a>),
+}
+
+impl Right<'_> {
+    fn n(&self) -> usize {
+        match self {
+            Right::Packed(w) => w.n(),
+            Right::Plain(w) => w.n,
+        }
+    }
+
+    fn k(&self) -> usize {
+        match self {
+            Right::Packed(w) => w.k(),
+            Right::Plain(w) => w.k,
+        }
+    }
+
+    fn precision(&self) -> Precision {
+        match self {
+            Right::Packed(w) => w.precision(),
+            Right::Plain(w) => w.precision,
+        }
+    }
+
+    /// Tiles of `mr` rows in a block.
+    fn block_tiles(&self, mr: usize) -> usize {
+        match self {
+            Right::Packed(_) => BLOCK_TILES,
+            Right::Plain(w) => (PLAIN_BLOCK / (mr * w.k.max(1))).clamp(BLOCK_TILES, PLAIN_TILES),
+        }
+    }
+}
+
 /// What all tasks of one product share.
 struct Product<'a> {
     x: &'a [f32],
-    w: &'a Packed,
+    w: Right<'a>,
     y: Shared,
     ep: Epilogue<'a>,
     steps: usize,
 }
 
 /// Splits a product into tasks and runs them. Lengths were checked by the caller.
-pub(super) fn multiply<S: Kernels, const BF16: bool>(s: S, x: &[f32], rows: usize, w: &Packed, y: &mut [f32], ep: Epilogue) {
+pub(super) fn multiply<S: Kernels, const BF16: bool>(s: S, x: &[f32], rows: usize, w: Right, y: &mut [f32], ep: Epilogue) {
     let panels = panel_count(w.n(), S::LANES);
     if rows == 0 || panels == 0 {
         return;
@@ -38,7 +81,7 @@ pub(super) fn multiply<S: Kernels, const BF16: bool>(s: S, x: &[f32], rows: usiz
     let product = Product { x, w, y: Shared::new(y), ep, steps };
     let work = rows * w.n() * steps.max(1);
     let threads = if work < SMALL { 1 } else { rayon::current_num_threads() };
-    let blocks = rows.div_ceil(S::MR * BLOCK_TILES);
+    let blocks = rows.div_ceil(S::MR * w.block_tiles(S::MR));
     let block_rows = rows.div_ceil(blocks).next_multiple_of(S::MR);
     let blocks = rows.div_ceil(block_rows);
     // Enough tasks to share evenly; a block of rows is packed again for each chunk of its panels, so not more than that.
@@ -73,8 +116,13 @@ impl Product<'_> {
         let step = S::MR.next_multiple_of(S::LANES);
         let packed = if direct { 0 } else { tiles * steps * step };
         let spill = tiles * S::MR * PANEL_VECTORS * S::LANES;
-        with_scratch(packed + spill, |scratch| {
-            let (packed, spill) = scratch.split_at_mut(packed);
+        let panel_slice = match self.w {
+            Right::Packed(_) => 0,
+            Right::Plain(_) => steps.min(K_SLICE) * PANEL_VECTORS * S::LANES,
+        };
+        with_scratch(packed + spill + panel_slice, |scratch| {
+            let (packed, rest) = scratch.split_at_mut(packed);
+            let (spill, panel_slice) = rest.split_at_mut(spill);
             let x = &self.x[rows.start * k..rows.end * k];
             let left = if direct {
                 Left { start: x.as_ptr(), tile: 0, row: k, step: 1 }
@@ -89,21 +137,35 @@ impl Product<'_> {
             };
             for index in panels {
                 let panel = panel(index, self.w.n(), steps, S::LANES);
-                self.run_panel::<S, BF16>(s, &rows, panel, &left, spill);
+                self.run_panel::<S, BF16>(s, &rows, panel, &left, spill, panel_slice);
             }
         });
     }
 
-    fn run_panel<S: Kernels, const BF16: bool>(&self, s: S, rows: &std::ops::Range<usize>, panel: Panel, left: &Left, spill: &mut [f32]) {
+    fn run_panel<S: Kernels, const BF16: bool>(
+        &self,
+        s: S,
+        rows: &std::ops::Range<usize>,
+        panel: Panel,
+        left: &Left,
+        spill: &mut [f32],
+        panel_slice: &mut [f32],
+    ) {
         let (n, steps) = (self.w.n(), self.steps);
         let width = panel.vectors * S::LANES;
         let slices = steps.div_ceil(K_SLICE).max(1);
         let slice = steps.div_ceil(slices);
-        let right = &self.w.data()[panel.offset..][..steps * width];
         let bias = self.ep.bias.map_or(std::ptr::null(), |b| b[panel.first..].as_ptr());
         for i in 0..slices {
             let first = i * slice;
             let k = slice.min(steps - first);
+            let right = match self.w {
+                Right::Packed(w) => &w.data()[panel.offset + first * width..][..k * width],
+                Right::Plain(w) => {
+                    w.pack(&panel, first, k, width, &mut panel_slice[..k * width]);
+                    &*panel_slice
+                }
+            };
             for (t, spill) in (0..rows.len().div_ceil(S::MR)).zip(spill.chunks_exact_mut(S::MR * PANEL_VECTORS * S::LANES)) {
                 let here = (rows.len() - t * S::MR).min(S::MR);
                 let spill = spill.as_mut_ptr();
@@ -112,7 +174,7 @@ impl Product<'_> {
                     a: left.start.wrapping_add(t * left.tile + first * left.step),
                     a_row: left.row,
                     a_step: left.step,
-                    b: right.as_ptr().wrapping_add(first * width),
+                    b: right.as_ptr(),
                     b_step: width,
                     c: self.y.ptr().wrapping_add((rows.start + t * S::MR) * n + panel.first),
                     c_row: n,
@@ -125,7 +187,7 @@ impl Product<'_> {
                     },
                 };
                 // SAFETY: `a` is the packed (or direct) left side of these rows with `steps` steps, of which first .. first + k are walked;
-                // `right` holds `width` columns for each of them; the spill area has MR · 2 vectors; y has these rows, with panel.cols
+                // `right` holds `width` columns for each of these; the spill area has MR · 2 vectors; y has these rows, with panel.cols
                 // columns from panel.first, and no other task has both the same rows and the same panel; bias has n elements.
                 unsafe { tile::<S, BF16>(s, here, panel.vectors, &job) };
             }

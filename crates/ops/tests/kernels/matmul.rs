@@ -3,7 +3,7 @@
 use crate::values::{assert_close, bits, on_any_threads, random};
 use half::bf16;
 use proptest::prelude::*;
-use tunesmith_ops::matmul::{Epilogue, Layout, Packed, Precision, matmul, matmul_tn};
+use tunesmith_ops::matmul::{Epilogue, Layout, Packed, Plain, Precision, matmul, matmul_plain, matmul_tn};
 
 fn rounded(x: &[f32], precision: Precision) -> Vec<f64> {
     x.iter()
@@ -63,6 +63,9 @@ proptest! {
             assert_close("y", &y, &expected, 3e-5);
             prop_assert!(previous.is_none_or(|p| p == bits(&y)), "the layout of the source shows in the bits");
             previous = Some(bits(&y));
+            let mut plain = old.clone();
+            matmul_plain(&x, rows, &Plain::new(&w, n, k, layout, precision), &mut plain, ep);
+            prop_assert!(bits(&plain) == bits(&y), "packing on the way shows in the bits");
         }
     }
 
@@ -125,6 +128,24 @@ fn a_transposed_product_has_the_same_bits_on_any_number_of_threads() {
             });
             let expected: Vec<f64> = expected.iter().map(|p| old + 0.5 * p).collect();
             assert_close("c", &c, &expected, 1e-4);
+        }
+    }
+}
+
+#[test]
+fn a_weight_that_is_packed_on_the_way_gives_the_bits_of_one_packed_before() {
+    // Several slices of K, several blocks of rows, a last panel of one column, a last slice of an odd length.
+    let (rows, n, k) = (203, 97, 1283);
+    let (x, w) = (random(rows * k, 1), random(n * k, 2));
+    for precision in [Precision::F32, Precision::Bf16] {
+        for layout in [Layout::RowMajor, Layout::Transposed] {
+            on_any_threads(|| {
+                let (mut packed, mut plain) = (vec![0.0; rows * n], vec![0.0; rows * n]);
+                matmul(&x, rows, &Packed::new(&w, n, k, layout, precision), &mut packed, Epilogue::default());
+                matmul_plain(&x, rows, &Plain::new(&w, n, k, layout, precision), &mut plain, Epilogue::default());
+                assert_eq!(bits(&packed), bits(&plain), "{precision:?} {layout:?}");
+                plain
+            });
         }
     }
 }

@@ -1,4 +1,7 @@
 //! One pre-norm transformer block: attention and feed-forward layer, each with a residual sum around it.
+//!
+//! What norms and gates give is not kept for the backward pass but computed again there: a third of the activations, for a hundredth of
+//! the time.
 
 use candle_core::Tensor;
 
@@ -29,6 +32,14 @@ impl Norm {
         match self {
             Self::Layer(norm) => norm.backward(dy, ctx),
             Self::Rms(norm) => norm.backward(dy, ctx),
+        }
+    }
+
+    /// What the last forward pass on the tape gave.
+    pub fn again(&self, ctx: &mut Ctx) -> Result<Tensor> {
+        match self {
+            Self::Layer(norm) => norm.again(ctx),
+            Self::Rms(norm) => norm.again(ctx),
         }
     }
 
@@ -104,15 +115,15 @@ impl Block {
         let h = self.feed_forward_norm.forward(&x, ctx)?;
         let mut y = match &self.feed_forward {
             FeedForward::Plain { up, act, down } => {
-                let up = up.forward(&h, ctx)?;
+                let up = up.forward_unsaved(&h, ctx)?;
                 let activated = act.forward(&up, ctx)?;
-                down.forward(&activated, ctx)?
+                down.forward_unsaved(&activated, ctx)?
             }
             FeedForward::Gated { gate, up, act, down } => {
-                let gate = gate.forward(&h, ctx)?;
-                let up = up.forward(&h, ctx)?;
+                let gate = gate.forward_unsaved(&h, ctx)?;
+                let up = up.forward_unsaved(&h, ctx)?;
                 let product = act.forward(&gate, &up, ctx)?;
-                down.forward(&product, ctx)?
+                down.forward_unsaved(&product, ctx)?
             }
         };
         y = self.down_dropout.apply(y, &ctx.batch.row_ids, ctx)?;
@@ -127,10 +138,10 @@ impl Block {
         let (mut q, mut k, v) = match &self.qkv {
             Qkv::Split(layers) => {
                 let [q, k, v] = &**layers;
-                (q.forward(h, ctx)?, k.forward(h, ctx)?, v.forward(h, ctx)?)
+                (q.forward_unsaved(h, ctx)?, k.forward_unsaved(h, ctx)?, v.forward_unsaved(h, ctx)?)
             }
             Qkv::Fused(all) => {
-                let all = all.forward(h, ctx)?;
+                let all = all.forward_unsaved(h, ctx)?;
                 let width = self.attention.heads * dim;
                 let part = |i: usize| Ok::<_, MlError>(all.narrow(1, i * width, width)?.contiguous()?);
                 (part(0)?, part(1)?, part(2)?)
@@ -155,17 +166,18 @@ impl Block {
             None => dy.clone(),
         };
         d = self.down_dropout.backward(&d, row_ids, ctx)?;
+        let h = self.feed_forward_norm.again(ctx)?;
         let dh = match &self.feed_forward {
             FeedForward::Plain { up, act, down } => {
-                let d = down.backward(&d, ctx, true)?.ok_or_else(no_dx)?;
+                let d = down.backward_from(&d, ctx, true, |ctx| act.again(ctx))?.ok_or_else(no_dx)?;
                 let d = act.backward(&d, ctx)?;
-                up.backward(&d, ctx, true)?.ok_or_else(no_dx)?
+                up.backward_from(&d, ctx, true, |_| Ok(h))?.ok_or_else(no_dx)?
             }
             FeedForward::Gated { gate, up, act, down } => {
-                let d = down.backward(&d, ctx, true)?.ok_or_else(no_dx)?;
+                let d = down.backward_from(&d, ctx, true, |ctx| act.again(ctx))?.ok_or_else(no_dx)?;
                 let (dgate, dup) = act.backward(&d, ctx)?;
-                let dh = up.backward(&dup, ctx, true)?.ok_or_else(no_dx)?;
-                add(gate.backward(&dgate, ctx, true)?.ok_or_else(no_dx)?, &dh, kernels)?
+                let dh = up.backward_from(&dup, ctx, true, |_| Ok(h.clone()))?.ok_or_else(no_dx)?;
+                add(gate.backward_from(&dgate, ctx, true, |_| Ok(h))?.ok_or_else(no_dx)?, &dh, kernels)?
             }
         };
         let dx = add(self.feed_forward_norm.backward(&dh, ctx)?, dy, kernels)?;
@@ -192,14 +204,18 @@ impl Block {
             dk = k_norm.backward(&dk, ctx)?;
             dq = q_norm.backward(&dq, ctx)?;
         }
+        let h = self.norm.again(ctx)?;
         match &self.qkv {
             Qkv::Split(layers) => {
                 let [q, k, v] = &**layers;
-                let d = v.backward(&dv, ctx, true)?.ok_or_else(no_dx)?;
-                let d = add(k.backward(&dk, ctx, true)?.ok_or_else(no_dx)?, &d, kernels)?;
-                add(q.backward(&dq, ctx, true)?.ok_or_else(no_dx)?, &d, kernels)
+                let d = v.backward_from(&dv, ctx, true, |_| Ok(h.clone()))?.ok_or_else(no_dx)?;
+                let d = add(k.backward_from(&dk, ctx, true, |_| Ok(h.clone()))?.ok_or_else(no_dx)?, &d, kernels)?;
+                add(q.backward_from(&dq, ctx, true, |_| Ok(h))?.ok_or_else(no_dx)?, &d, kernels)
             }
-            Qkv::Fused(all) => all.backward(&Tensor::cat(&[dq, dk, dv], 1)?.contiguous()?, ctx, true)?.ok_or_else(no_dx),
+            Qkv::Fused(all) => {
+                let d = Tensor::cat(&[dq, dk, dv], 1)?.contiguous()?;
+                all.backward_from(&d, ctx, true, |_| Ok(h))?.ok_or_else(no_dx)
+            }
         }
     }
 

@@ -1,8 +1,10 @@
 //! Decoders from Hugging Face folders and GGUF files: one set of names, Hugging Face's.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
+use tunesmith_ops::quant::QuantPacked;
 
 use super::block::{Block, FeedForward, LINEARS_PER_BLOCK, Norm, Qkv};
 use super::config::{DecoderConfig, DecoderFamily};
@@ -28,9 +30,21 @@ impl DecoderBase {
     /// # Errors
     /// If the architecture is not supported, or a tensor is missing or misshapen.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
+        Self::read(path, device, false)
+    }
+
+    /// As [`Self::load`], for serving on the CPU: matrices of a GGUF file keep their blocks where the products know the format.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_to_serve(path: &Path) -> Result<Self> {
+        Self::read(path, &Device::Cpu, true)
+    }
+
+    fn read(path: &Path, device: &Device, keep_blocks: bool) -> Result<Self> {
         let weights = Weights::open(path)?;
         let config = DecoderConfig::from_map(weights.config()?)?;
-        let reader = Reader { config: &config, weights: &weights, device };
+        let reader = Reader { config: &config, weights: &weights, device, keep_blocks };
         let decoder = reader.decoder().map_err(|e| match e {
             MlError::Format(message) => MlError::Format(format!("{}: {message}", short(path))),
             other => other,
@@ -80,6 +94,8 @@ struct Reader<'a> {
     config: &'a DecoderConfig,
     weights: &'a Weights,
     device: &'a Device,
+    /// Whether quantised matrices stay so.
+    keep_blocks: bool,
 }
 
 impl Reader<'_> {
@@ -92,16 +108,29 @@ impl Reader<'_> {
         self.param(&format!("{}.{name}", self.config.family.prefix()), shape)
     }
 
+    /// The blocks of a matrix `[n, k]`, where they are kept.
+    fn blocks(&self, name: &str, n: usize, k: usize) -> Result<Option<Arc<QuantPacked>>> {
+        if !self.keep_blocks {
+            return Ok(None);
+        }
+        let found = find(self.weights, self.config.family, name)?;
+        Ok(self.weights.quantised(&found, n, k)?.map(Arc::new))
+    }
+
     /// A linear layer `[out, in]`; GPT-2 stores its own the other way round.
     fn linear(&self, id: usize, module: &str, out: usize, input: usize, bias: bool) -> Result<Linear> {
         let name = format!("{module}.weight");
+        let bias = if bias { Some(self.inner(&format!("{module}.bias"), &[out])?) } else { None };
+        let full = format!("{}.{name}", self.config.family.prefix());
+        if let Some(blocks) = self.blocks(&full, out, input)? {
+            return Linear::quantised(id, &full, blocks, bias);
+        }
         let weight = if self.config.family == DecoderFamily::Gpt2 {
             let stored = self.inner(&name, &[input, out])?;
             Param { value: stored.value.t()?.contiguous()?, transposed: true, ..stored }
         } else {
             self.inner(&name, &[out, input])?
         };
-        let bias = if bias { Some(self.inner(&format!("{module}.bias"), &[out])?) } else { None };
         Linear::new(id, weight, bias)
     }
 
@@ -118,21 +147,41 @@ impl Reader<'_> {
     fn decoder(&self) -> Result<Decoder> {
         let c = self.config;
         let gpt2 = c.family == DecoderFamily::Gpt2;
-        let embedding = self.inner(if gpt2 { "wte.weight" } else { "embed_tokens.weight" }, &[c.vocab_size, c.hidden])?;
-        let output = match c.tied {
-            true => Param { name: "lm_head.weight".into(), ..embedding.clone() },
-            false => self.param("lm_head.weight", &[c.vocab_size, c.hidden])?,
-        };
-        let positions = if gpt2 { Some(Embedding { weight: self.inner("wpe.weight", &[c.max_positions, c.hidden])? }) } else { None };
+        let (embedding, output) = self.vocabulary()?;
+        let positions = if gpt2 { Some(Embedding::new(self.inner("wpe.weight", &[c.max_positions, c.hidden])?)) } else { None };
         Ok(Decoder {
-            embedding: Embedding { weight: embedding },
+            embedding,
             positions,
             embed_dropout: Dropout { p: c.embed_dropout, site: 0 },
             blocks: (0..c.layers.len()).map(|i| self.block(i)).collect::<Result<_>>()?,
             norm: self.norm(if gpt2 { "ln_f" } else { "norm" })?,
-            output: Linear::new(LINEARS_PER_BLOCK * c.layers.len(), output, None)?,
+            output,
             config: c.clone(),
         })
+    }
+
+    /// The embedding and the output layer, which share what they hold where they are tied.
+    fn vocabulary(&self) -> Result<(Embedding, Linear)> {
+        let c = self.config;
+        let (id, shape) = (LINEARS_PER_BLOCK * c.layers.len(), [c.vocab_size, c.hidden]);
+        let name = format!("{}.{}", c.family.prefix(), if c.family == DecoderFamily::Gpt2 { "wte.weight" } else { "embed_tokens.weight" });
+        const OUTPUT: &str = "lm_head.weight";
+        let (embedding, tied) = match self.blocks(&name, c.vocab_size, c.hidden)? {
+            Some(blocks) => (Embedding::quantised(&name, blocks.clone())?, Linear::quantised(id, OUTPUT, blocks, None)?),
+            None => {
+                let table = self.param(&name, &shape)?;
+                let output = Param { name: OUTPUT.into(), ..table.clone() };
+                (Embedding::new(table), Linear::new(id, output, None)?)
+            }
+        };
+        if c.tied {
+            return Ok((embedding, tied));
+        }
+        let output = match self.blocks(OUTPUT, c.vocab_size, c.hidden)? {
+            Some(blocks) => Linear::quantised(id, OUTPUT, blocks, None)?,
+            None => Linear::new(id, self.param(OUTPUT, &shape)?, None)?,
+        };
+        Ok((embedding, output))
     }
 
     fn block(&self, i: usize) -> Result<Block> {
