@@ -167,9 +167,12 @@ pub struct Answer {
     pub usage: Usage,
 }
 
+/// A token and the bits of its log-probability, and the same of those that were likely in its place.
+pub type TokenBits = (u32, u32, Vec<(u32, u32)>);
+
 impl Answer {
     /// Tokens and the bits of every log-probability.
-    pub fn bits(&self) -> Vec<(u32, u32, Vec<(u32, u32)>)> {
+    pub fn bits(&self) -> Vec<TokenBits> {
         let bits = |info: &TokenInfo| {
             let top = info.top.iter().map(|(id, p)| (*id, p.to_bits())).collect();
             (info.id, info.logprob.unwrap_or_default().to_bits(), top)
@@ -187,7 +190,7 @@ impl Sink for Kept {
             Event::Prompt(infos) => answer.tokens.extend(infos),
             Event::Token { info, .. } => answer.tokens.extend(info),
             Event::Done { usage, .. } => answer.usage = usage,
-            Event::Failed(why) => panic!("{why}"),
+            Event::Failed(why) => panic!("{why:?}"),
         }
     }
 
