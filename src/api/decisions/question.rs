@@ -1,62 +1,18 @@
-//! `POST /v1/decisions`: typed questions about one input, answered with probabilities.
-//!
-//! A language model answers every kind of question by the likelihood of its answers (`text/options.rs`); a classifier that was
-//! trained here answers a choice between its own labels.
+//! The questions of `POST /v1/decisions`, read and checked: each becomes a text with the answers that it may have.
 
-use axum::Json;
-use axum::extract::State;
-use futures::stream::{StreamExt, TryStreamExt};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
-use super::answer::{Reading, Scale, Text, score};
-use super::error::{ApiError, ErrorBody, shorten};
-use super::extract::ApiJson;
-use super::responses::read_part;
-use super::state::AppState;
-use super::text::options::Options;
-use super::text::run::language_of;
-use crate::serve::LoadedKind;
-
-/// Questions that are answered at the same time.
-const SIDE_BY_SIDE: usize = 4;
-
-/// The route.
-pub fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::default().routes(routes!(decide))
-}
-
-/// Questions about an input.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct DecisionRequest {
-    /// The model: a language model, or a classifier for choices between its labels.
-    model: String,
-    /// A text, or a list of messages, function calls and their outputs.
-    #[schema(value_type = Object)]
-    input: Value,
-    /// The questions.
-    #[schema(min_items = 1, max_items = 400)]
-    questions: Vec<Question>,
-    /// Accepted and without effect.
-    #[serde(rename = "prompt_cache_key")]
-    _prompt_cache_key: Option<String>,
-    /// Accepted and without effect.
-    #[serde(rename = "prompt_cache_options")]
-    #[schema(value_type = Option<Object>)]
-    _prompt_cache_options: Option<Value>,
-    /// Accepted and without effect.
-    #[serde(rename = "safety_identifier")]
-    _safety_identifier: Option<String>,
-}
+use super::{Answer, LevelProbability, ValueProbability, best};
+use crate::api::error::{ApiError, shorten};
+use crate::api::responses::read_part;
+use crate::api::text::options::Options;
 
 /// A question.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
-enum Question {
+pub(super) enum Question {
     /// How likely is it that a statement is true?
     Predicate {
         /// The statement.
@@ -92,7 +48,7 @@ enum Question {
 /// A value that may be chosen.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct ChoiceValue {
+pub(super) struct ChoiceValue {
     /// A text, or true or false.
     #[schema(value_type = Object)]
     value: Value,
@@ -103,188 +59,24 @@ struct ChoiceValue {
 /// A step of a scale.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Level {
+pub(super) struct Level {
     /// Its name.
     label: String,
     /// What it means.
     description: Option<String>,
 }
 
-/// The answers.
-#[derive(Debug, Serialize, ToSchema)]
-struct Decision {
-    /// The model that answered.
-    model: String,
-    /// One answer for each question, in order.
-    answers: Vec<Answer>,
-    /// What was read.
-    usage: DecisionUsage,
-}
-
-/// An answer.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(tag = "type", rename_all = "snake_case")]
-enum Answer {
-    /// Of a statement.
-    Predicate {
-        /// The question's name.
-        name: Option<String>,
-        /// That it is true.
-        probability: f64,
-    },
-    /// Of a choice.
-    Choice {
-        /// The question's name.
-        name: Option<String>,
-        /// The likeliest value.
-        #[schema(value_type = Object)]
-        choice: Value,
-        /// Its probability.
-        confidence: f64,
-        /// All values, in the order of the question.
-        probabilities: Vec<ValueProbability>,
-    },
-    /// Of a scale.
-    Score {
-        /// The question's name.
-        name: Option<String>,
-        /// The expected step, from 0.
-        score: f64,
-        /// The likeliest step's probability.
-        confidence: f64,
-        /// All steps, in order.
-        probabilities: Vec<LevelProbability>,
-    },
-}
-
-/// A value's probability.
-#[derive(Debug, Serialize, ToSchema)]
-struct ValueProbability {
-    /// The value.
-    #[schema(value_type = Object)]
-    value: Value,
-    /// Its probability.
-    probability: f64,
-}
-
-/// A step's probability.
-#[derive(Debug, Serialize, ToSchema)]
-struct LevelProbability {
-    /// The step, from 0.
-    value: usize,
-    /// Its name.
-    label: String,
-    /// Its probability.
-    probability: f64,
-}
-
-/// What was read.
-#[derive(Debug, Default, Serialize, ToSchema)]
-struct DecisionUsage {
-    /// Tokens of the input with its questions.
-    input_tokens: usize,
-    /// Of these.
-    input_tokens_details: InputDetails,
-    /// Always 0: nothing is generated.
-    output_tokens: usize,
-    /// Of these.
-    output_tokens_details: OutputDetails,
-    /// The same as `input_tokens`.
-    total_tokens: usize,
-}
-
-/// Tokens of the input by kind.
-#[derive(Debug, Default, Serialize, ToSchema)]
-struct InputDetails {
-    /// Tokens that did not have to be computed again.
-    cached_tokens: usize,
-    /// Always 0.
-    cache_write_tokens: usize,
-}
-
-/// Tokens of the output by kind.
-#[derive(Debug, Default, Serialize, ToSchema)]
-struct OutputDetails {
-    /// Always 0.
-    reasoning_tokens: usize,
-}
-
 /// A question as text with the answers that it may have.
-struct Asked {
+pub(super) struct Asked {
     text: String,
     answers: Vec<String>,
     /// What the answers mean, where that is told.
     descriptions: Vec<Option<String>>,
 }
 
-/// Decide
-///
-/// Each question gets the probabilities of its answers; nothing is generated.
-#[utoipa::path(post, path = "/v1/decisions", tag = "inference", request_body = DecisionRequest, responses(
-    (status = 200, description = "The answers", body = Decision),
-    (status = 404, description = "No such model", body = ErrorBody),
-    (status = 429, description = "The queue is full; Retry-After says when", body = ErrorBody),
-    (status = 507, description = "The disk is full", body = ErrorBody)))]
-async fn decide(State(state): State<AppState>, ApiJson(request): ApiJson<DecisionRequest>) -> Result<Json<Decision>, ApiError> {
-    if !(1..=400).contains(&request.questions.len()) {
-        let message = format!("`questions` has {} questions; it takes 1 to 400.", request.questions.len());
-        return Err(ApiError::field("questions", message));
-    }
-    let input = input_text(&request.input)?;
-    let asked = request.questions.iter().enumerate().map(|(i, q)| q.asked(&format!("questions[{i}]"))).collect::<Result<Vec<_>, _>>()?;
-    let loaded = state.registry.get(&request.model).await?;
-    let mut usage = DecisionUsage::default();
-    let probabilities = match &loaded.kind {
-        LoadedKind::Classifier { .. } | LoadedKind::Encoder(_) => {
-            let (classifier, _) = loaded.classifier()?;
-            let labels = classifier.labels.clone();
-            let places = asked.iter().zip(&request.questions).enumerate().map(|(i, (a, q))| q.places_of(a, &labels, i));
-            let places = places.collect::<Result<Vec<_>, _>>()?;
-            let reading = Reading { truncate: true, field: "input", scale: Scale::Probabilities };
-            let scored = score(&state, &request.model, vec![Text { text: input, pair: None }], reading).await?;
-            usage.input_tokens = scored.tokens;
-            let of_labels = &scored.rows[0];
-            places.into_iter().map(|places| shares(places.into_iter().map(|p| of_labels[p]).collect())).collect()
-        }
-        LoadedKind::Language(_) => {
-            let language = language_of(&loaded)?;
-            let one = |asked: Asked| {
-                let (state, language, input) = (&state, &language, &input);
-                async move {
-                    let options = asked.options();
-                    let prior = options.prior(state, language, "input").await?;
-                    options.choose(state, language, input, &prior, false, "input").await
-                }
-            };
-            // The first one computes the input for all that follow.
-            let mut asked = asked.into_iter();
-            let mut chosen = Vec::with_capacity(request.questions.len());
-            if let Some(first) = asked.next() {
-                chosen.push(one(first).await?);
-            }
-            chosen.extend(futures::stream::iter(asked.map(one)).buffered(SIDE_BY_SIDE).try_collect::<Vec<_>>().await?);
-            usage.input_tokens = chosen.iter().map(|c| c.tokens).sum();
-            usage.input_tokens_details.cached_tokens = chosen.iter().map(|c| c.cached).sum();
-            chosen.into_iter().map(|c| c.probabilities).collect::<Vec<_>>()
-        }
-    };
-    usage.total_tokens = usage.input_tokens;
-    let answers = request.questions.into_iter().zip(probabilities).map(|(q, p)| q.answer(p)).collect();
-    Ok(Json(Decision { model: request.model, answers, usage }))
-}
-
-/// Numbers as shares of their sum.
-fn shares(numbers: Vec<f64>) -> Vec<f64> {
-    let sum: f64 = numbers.iter().sum::<f64>().max(f64::MIN_POSITIVE);
-    numbers.into_iter().map(|n| n / sum).collect()
-}
-
-fn best(probabilities: &[f64]) -> usize {
-    super::answer::ranked(probabilities).first().copied().unwrap_or(0)
-}
-
 impl Asked {
-    fn options(&self) -> Options {
+    /// What a language model is asked.
+    pub(super) fn options(&self) -> Options {
         let mut ask = self.text.clone();
         for (answer, description) in self.answers.iter().zip(&self.descriptions) {
             if let Some(description) = description {
@@ -298,7 +90,7 @@ impl Asked {
 
 impl Question {
     /// The question as text, with everything checked.
-    fn asked(&self, path: &str) -> Result<Asked, ApiError> {
+    pub(super) fn asked(&self, path: &str) -> Result<Asked, ApiError> {
         let text = |instructions: &Value| instructions_text(instructions, &format!("{path}.instructions"));
         let count = |name: &str, n: usize, most: usize| match (2..=most).contains(&n) {
             true => Ok(()),
@@ -342,7 +134,7 @@ impl Question {
     }
 
     /// Where a classifier's labels are that the question offers.
-    fn places_of(&self, asked: &Asked, labels: &[String], index: usize) -> Result<Vec<usize>, ApiError> {
+    pub(super) fn places_of(&self, asked: &Asked, labels: &[String], index: usize) -> Result<Vec<usize>, ApiError> {
         if !matches!(self, Self::Choice { .. }) {
             let path = format!("questions[{index}].type");
             return Err(ApiError::field(path.clone(), format!("`{path}`: a classifier answers questions of type `choice` only.")));
@@ -360,7 +152,8 @@ impl Question {
         asked.answers.iter().enumerate().map(place).collect()
     }
 
-    fn answer(self, probabilities: Vec<f64>) -> Answer {
+    /// The answer object.
+    pub(super) fn answer(self, probabilities: Vec<f64>) -> Answer {
         let likeliest = best(&probabilities);
         let confidence = probabilities[likeliest];
         match self {
@@ -423,7 +216,7 @@ fn instructions_text(instructions: &Value, path: &str) -> Result<String, ApiErro
 }
 
 /// What the questions are about, as one text: a lone message of the user's as it is, a conversation with its roles.
-fn input_text(input: &Value) -> Result<String, ApiError> {
+pub(super) fn input_text(input: &Value) -> Result<String, ApiError> {
     let items = match input {
         Value::String(text) => return Ok(text.clone()),
         Value::Array(items) if !items.is_empty() => items,
