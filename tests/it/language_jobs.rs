@@ -102,3 +102,22 @@ async fn a_paused_language_job_resumes_bit_exactly() {
     succeeded(&server, &id).await;
     assert_eq!(history(&server, &id).await, history(&server, &undisturbed).await);
 }
+
+#[tokio::test]
+async fn a_task_that_the_base_cannot_do_is_told_and_a_template_says_which_task_it_is() {
+    let server = server();
+    let labelled = upload(&server, crate::harness::two_classes(4)).await;
+    let plan = async |extra: Value| server.post(JOBS, &request(&labelled, json!({"max_steps": 1}), extra)).await;
+    let error = plan(json!({"dry_run": true})).await.error(400);
+    assert_eq!(error["param"], "model");
+    assert!(
+        error["message"].as_str().unwrap().contains("language model") && error["message"].as_str().unwrap().contains("prompt_template"),
+        "{error}"
+    );
+    let error = plan(json!({"dry_run": true, "task": "causal_lm", "model": "file:bert-tiny"})).await.error(400);
+    assert!(error["param"] == "model" && error["message"].as_str().unwrap().contains("encoder"), "{error}");
+    let told = plan(json!({"dry_run": true, "data": {"prompt_template": "Is this {labels}? {text}"}})).await.ok();
+    assert_eq!(told["spec"]["task"], "instruction");
+    let told = plan(json!({"dry_run": true, "data": {"dataset_text_field": "text"}})).await.ok();
+    assert_eq!(told["spec"]["task"], "causal_lm");
+}

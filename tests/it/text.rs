@@ -182,6 +182,9 @@ async fn what_is_wrong_is_named() {
     assert_eq!(server.post(CHAT, &ask("x", json!({"model": "no-such"}))).await.error(404)["code"], "model_not_found");
     let suffix = json!({"model": MODEL, "prompt": "x", "suffix": "y"});
     assert_eq!(server.post(COMPLETE, &suffix).await.error(400)["param"], "suffix");
+    // More than the queue ever takes is no matter of coming again later.
+    let many = json!({"model": MODEL, "prompt": vec!["x"; 100], "n": 12});
+    assert_eq!(server.post(COMPLETE, &many).await.error(400)["param"], "n");
     let ids = json!({"model": MODEL, "prompt": [1, 99_999]});
     assert_eq!(server.post(COMPLETE, &ids).await.error(400)["param"], "prompt");
     let classifier = ask("x", json!({"model": "file:bert-tiny"}));

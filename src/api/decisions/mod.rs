@@ -38,7 +38,7 @@ struct DecisionRequest {
     /// The model: a language model, or a classifier for choices between its labels.
     model: String,
     /// A text, or a list of messages, function calls and their outputs.
-    #[schema(value_type = Object)]
+    #[schema(value_type = serde_json::Value)]
     input: Value,
     /// The questions.
     #[schema(min_items = 1, max_items = 400)]
@@ -82,7 +82,7 @@ enum Answer {
         /// The question's name.
         name: Option<String>,
         /// The likeliest value.
-        #[schema(value_type = Object)]
+        #[schema(value_type = serde_json::Value)]
         choice: Value,
         /// Its probability.
         confidence: f64,
@@ -106,7 +106,7 @@ enum Answer {
 #[derive(Debug, Serialize, ToSchema)]
 struct ValueProbability {
     /// The value.
-    #[schema(value_type = Object)]
+    #[schema(value_type = serde_json::Value)]
     value: Value,
     /// Its probability.
     probability: f64,

@@ -16,7 +16,7 @@ pub(super) enum Question {
     /// How likely is it that a statement is true?
     Predicate {
         /// The statement.
-        #[schema(value_type = Object)]
+        #[schema(value_type = serde_json::Value)]
         instructions: Value,
         /// Told back in the answer.
         name: Option<String>,
@@ -24,7 +24,7 @@ pub(super) enum Question {
     /// Which of some values fits?
     Choice {
         /// The question.
-        #[schema(value_type = Object)]
+        #[schema(value_type = serde_json::Value)]
         instructions: Value,
         /// The values.
         #[schema(min_items = 2, max_items = 255)]
@@ -35,7 +35,7 @@ pub(super) enum Question {
     /// Where on a scale does it stand?
     Score {
         /// The question.
-        #[schema(value_type = Object)]
+        #[schema(value_type = serde_json::Value)]
         instructions: Value,
         /// The steps of the scale, from the lowest on.
         #[schema(min_items = 2, max_items = 10)]
@@ -50,7 +50,7 @@ pub(super) enum Question {
 #[serde(deny_unknown_fields)]
 pub(super) struct ChoiceValue {
     /// A text, or true or false.
-    #[schema(value_type = Object)]
+    #[schema(value_type = serde_json::Value)]
     value: Value,
     /// What it means.
     description: Option<String>,

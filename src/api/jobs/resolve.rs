@@ -123,10 +123,12 @@ fn task(request: &JobRequest, train: &Summary) -> Result<Task, ApiError> {
             Some(task) => Ok(task),
             None => refuse(format!("`task` is `{}`; available: {available}.", shorten(name))),
         },
-        // Whoever names a column of labels has said what the task is.
+        // Whoever names a column of labels, a template or a field of text has said what the task is.
         None if request.data.as_ref().is_some_and(|d| d.label_column.is_some() || d.labels.is_some() || d.problem_type.is_some()) => {
             Ok(Task::Classification)
         }
+        None if request.data.as_ref().is_some_and(|d| d.prompt_template.is_some()) => Ok(Task::Instruction),
+        None if request.data.as_ref().is_some_and(|d| d.dataset_text_field.is_some()) => Ok(Task::CausalLm),
         None => match tunesmith_data::infer_task(train) {
             Some(name) if Task::by_name(name).is_some() => Ok(Task::by_name(name).unwrap_or(Task::Classification)),
             Some(other) => refuse(format!(

@@ -228,6 +228,15 @@ async fn completions(State(state): State<AppState>, ApiJson(mut request): ApiJso
     let name = model_name(&state, request.model, request.adapter_id).await?;
     let language = language(&state, &name).await?;
     let prompts = prompts(&language, request.prompt).await?;
+    let most = state.config.budgets.generation_requests;
+    if prompts.len().saturating_mul(settings.n) > most {
+        let message = format!(
+            "{} prompts with `n` {} ask for more answers than a request may: {most} (budgets.generation_requests).",
+            prompts.len(),
+            settings.n
+        );
+        return Err(ApiError::field("n", message));
+    }
     let wanted = Wanted { logprobs, prompt_logprobs: logprobs.filter(|_| echo), show_special: false };
     let mut events = Vec::new();
     for prompt in &prompts {
