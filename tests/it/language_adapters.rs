@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::harness::Server;
 use crate::tensor_file::TensorFile;
+use crate::text_faults::resident;
 use crate::trainer::{download, file_job, succeeded, upload};
 use crate::variants::{Models, chat_modules, load_adapter};
 
@@ -146,6 +147,7 @@ async fn adapters_come_and_go_under_load_and_every_answer_is_of_the_one_that_was
         right.insert(name, choice(&server, name, "colour?", 40).await["text"].as_str().unwrap().to_owned());
     }
     assert_ne!(right["red"], right["blue"]);
+    let before = resident(server.pid());
     let (server, right) = (&server, &right);
     let end = Instant::now() + TIME;
     let asks = join_all((0..8).map(|i| async move {
@@ -197,6 +199,8 @@ async fn adapters_come_and_go_under_load_and_every_answer_is_of_the_one_that_was
     };
     let (counts, ..) = futures::join!(asks, churn, others);
     assert!(counts.iter().map(|c| c[0]).sum::<usize>() > 20, "{counts:?}");
+    let grown = resident(server.pid()).saturating_sub(before);
+    assert!(grown < 96 << 20, "{} MiB more than before", grown >> 20);
     let list = server.get("/v1/adapters").await.ok();
     let mut names: Vec<&str> = list["data"].as_array().unwrap().iter().map(|a| a["id"].as_str().unwrap()).collect();
     names.sort_unstable();

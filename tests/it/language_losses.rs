@@ -286,7 +286,7 @@ async fn rows_without_anything_to_learn_are_left_out_and_named() {
     let texts = |all: &[&str]| rows(&all.iter().map(|t| json!({"text": t})).collect::<Vec<_>>());
     let id = file_job(&server, &request("file:m", &upload(&server, texts(&["a", "b c d"])).await, training.clone(), json!({}))).await;
     succeeded(&server, &id).await;
-    let id = file_job(&server, &request("file:m", &upload(&server, texts(&["a", "", "b c d"])).await, training, json!({}))).await;
-    let job = ended(&server, &id).await;
-    assert!(job["status"] == "failed" && job["error"]["message"].as_str().unwrap().contains("line 2"), "{job}");
+    let empty = upload(&server, texts(&["a", "", "b c d"])).await;
+    let error = server.post(JOBS, &request("file:m", &empty, training, json!({}))).await.error(400);
+    assert!(error["param"] == "training_file" && error["message"].as_str().unwrap().contains("line 2"), "{error}");
 }

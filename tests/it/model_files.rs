@@ -193,7 +193,7 @@ async fn files_that_are_no_models_are_refused_by_what_is_wrong_with_them() {
         ("empty", "GGUF"),
         ("noise", "version"),
         ("many", "GGUF"),
-        ("two", "two"),
+        ("two", "2 GGUF files"),
         ("loop", "template"),
         ("allocate", "template"),
         ("json", "tokenizer.json"),

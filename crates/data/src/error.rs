@@ -179,7 +179,7 @@ pub(crate) fn name_list<'a>(names: impl IntoIterator<Item = &'a str>) -> String 
 }
 
 /// Line numbers in one line: `lines 2, 5 and 9 more`, given the first ones and how many there are.
-pub(crate) fn line_list(first: &[u64], total: u64) -> String {
+pub fn line_list(first: &[u64], total: u64) -> String {
     let numbers: Vec<String> = first.iter().map(u64::to_string).collect();
     let rest = total.saturating_sub(first.len() as u64);
     match (numbers.as_slice(), rest) {

@@ -28,7 +28,7 @@ mod tally;
 mod task;
 mod text_lines;
 
-pub use error::{DataError, Problem, listing};
+pub use error::{DataError, Problem, line_list, listing};
 pub use examples::{Example, Target, load, overlap};
 pub use format::Format;
 pub use inspect::{inspect, inspect_with};

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use tunesmith_data::Summary;
+use tunesmith_data::{Summary, line_list};
 use tunesmith_ml::spec::{DataSpec, LanguageData, ProblemType, Task, TextSource, Tuning};
 
 use super::request::DataSection;
@@ -77,6 +77,25 @@ fn check_texts(summary: &Summary, name: &str, field: &str) -> Result<(), ApiErro
     }
 }
 
+/// Refuses a column in which some row has no text.
+fn check_every_text(summary: &Summary, name: &str, param: &str) -> Result<(), ApiError> {
+    let Some(column) = summary.column(name) else { return Ok(()) };
+    let faults = [
+        ("is empty", column.empty, &column.empty_lines),
+        ("is null", column.nulls, &column.null_lines),
+        ("is a list", column.lists, &column.list_lines),
+        ("is an object", column.objects, &column.object_lines),
+    ];
+    match faults.into_iter().find(|(_, count, _)| *count > 0) {
+        Some((what, count, lines)) => {
+            let message =
+                format!("The column `{}` of `{param}` {what} in {}; remove or fill such rows.", shorten(name), line_list(lines, count));
+            Err(ApiError::field(param, message))
+        }
+        None => Ok(()),
+    }
+}
+
 fn column(section: &DataSection, files: &FileSummaries<'_>) -> Result<TextSource, ApiError> {
     if section.prompt_template.is_some() {
         let message = "`data.prompt_template` makes conversations; set `task` to `instruction`.";
@@ -93,6 +112,12 @@ fn column(section: &DataSection, files: &FileSummaries<'_>) -> Result<TextSource
     };
     check_column(files, &name, field)?;
     check_texts(files.train, &name, field)?;
+    // A filter may leave out the rows that are at fault; the worker names those that it does not.
+    if section.filter.is_none() {
+        for (summary, param) in [(Some(files.train), "training_file"), (files.eval, "validation_file")] {
+            summary.map_or(Ok(()), |summary| check_every_text(summary, &name, param))?;
+        }
+    }
     Ok(TextSource::Column { name })
 }
 

@@ -135,6 +135,9 @@ impl EncoderConfig {
     /// If the file is missing or malformed, or names an architecture that cannot be run.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
+        if !path.is_file() {
+            return Err(super::source::without_config(folder));
+        }
         let raw = read_json(&path)?;
         let serde_json::Value::Object(map) = raw else {
             return Err(MlError::Format(format!("{}: expected a JSON object", short(&path))));

@@ -35,6 +35,18 @@ pub fn gguf_of(path: &Path) -> Option<std::path::PathBuf> {
     (!files.iter().any(|p| ends(p, "safetensors"))).then(|| only.clone())
 }
 
+/// Why a folder without config.json is no model.
+pub fn without_config(folder: &Path) -> MlError {
+    let is_gguf = |p: &Path| p.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path());
+    let mut ggufs: Vec<_> = files.filter(|p| is_gguf(p)).filter_map(|p| p.file_name().map(|n| n.display().to_string())).collect();
+    ggufs.sort_unstable();
+    MlError::Format(match &ggufs[..] {
+        [first, _, ..] => format!("{} holds {} GGUF files; name one of them, such as {first}", short(folder), ggufs.len()),
+        _ => format!("{}: holds neither a config.json nor one GGUF file", short(folder)),
+    })
+}
+
 impl Weights {
     /// Opens a folder with config.json, or a GGUF file.
     ///
@@ -46,7 +58,7 @@ impl Weights {
         }
         let config = path.join("config.json");
         if !config.is_file() {
-            return Err(MlError::Format(format!("{}: holds neither a config.json nor one GGUF file", short(path))));
+            return Err(without_config(path));
         }
         let Value::Object(map) = read_json(&config)? else {
             return Err(MlError::Format(format!("{}: expected a JSON object", short(&config))));
