@@ -173,7 +173,7 @@ async fn a_folder_that_lacks_a_file_or_holds_half_of_one_is_told_by_name() {
     std::fs::write(half.join("model.safetensors"), &bytes[..bytes.len() / 2]).unwrap();
     let server = Server::with(&["--model-dir", folder.path().to_str().unwrap()]);
     for (name, wanted) in
-        [("no-config", "config.json is missing"), ("no-tokenizer", "tokenizer.json is missing"), ("half", "cut short: tensor ")]
+        [("no-config", "neither a config.json"), ("no-tokenizer", "tokenizer.json is missing"), ("half", "cut short: tensor ")]
     {
         let error = server.post("/v1/classify", &json!({"model": format!("file:{name}"), "input": "x"})).await.error(400);
         let message = error["message"].as_str().unwrap();
