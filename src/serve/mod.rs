@@ -6,6 +6,7 @@ mod loaded;
 mod locate;
 mod registry;
 mod template;
+mod weight_bytes;
 
 pub use batcher::{Batcher, QueueFull, RowAnswer};
 pub use generator::{Ask, Events};
@@ -13,3 +14,4 @@ pub use loaded::{Language, Loaded, LoadedKind};
 pub use locate::LocateError;
 pub use registry::{Fitted, Registry, ServeError};
 pub use template::template_of;
+pub use weight_bytes::weight_bytes;

@@ -20,6 +20,7 @@ use super::generator::{Generator, Requests};
 use super::loaded::{Base, Language, Loaded, LoadedKind};
 use super::locate::{LocateError, Place, locate};
 use super::template::template_of;
+use super::weight_bytes::weight_bytes;
 use crate::config::Config;
 
 /// Why a name does not answer.
@@ -143,12 +144,12 @@ impl Registry {
         match result {
             Ok(loaded) => {
                 self.touch(&loaded);
-                self.evict();
+                self.evict(0);
                 Ok(loaded)
             }
             Err(error) => {
                 self.forget_unfilled(name);
-                self.evict();
+                self.evict(0);
                 Err(error)
             }
         }
@@ -177,7 +178,7 @@ impl Registry {
                 Fitted { labels: Vec::new(), warnings }
             }
         });
-        self.evict();
+        self.evict(0);
         fitted
     }
 
@@ -291,7 +292,14 @@ impl Registry {
         let slot = lock(&self.inner.bases).entry(folder.clone()).or_default().clone();
         let load = || async {
             let this = self.clone();
-            blocking(move || if is_decoder(&folder) { this.decoder(&folder) } else { this.encoder(&folder) }.map(Arc::new)).await
+            let load = move || {
+                let decoder = is_decoder(&folder);
+                let cache = if decoder { this.inner.config.kv_cache_bytes() } else { 0 };
+                // Before, not after: memory for both at once may not be there.
+                this.evict(weight_bytes(&folder).unwrap_or(0) + cache);
+                if decoder { this.decoder(&folder) } else { this.encoder(&folder) }.map(Arc::new)
+            };
+            blocking(load).await
         };
         slot.get_or_try_init(load).await.cloned()
     }
@@ -322,9 +330,11 @@ impl Registry {
         Ok(self.inner.hub.pull(&allowed, |_| ()).await?.model_path())
     }
 
-    /// Drops the models that were used least recently until the rest fits the budget.
-    fn evict(&self) {
-        let budget = self.inner.config.models_bytes();
+    /// Drops the models that were used least recently until the rest, with `coming` bytes that are about to be loaded, fits the
+    /// budget. Where nothing is coming, the model that was just asked for stays.
+    fn evict(&self, coming: u64) {
+        let budget = self.inner.config.models_bytes().saturating_sub(coming);
+        let stay = usize::from(coming == 0);
         let mut models = lock(&self.inner.models);
         if self.loaded_bytes(&models) > budget {
             // A base that was loaded for a look, or whose last model could not be made, goes first.
@@ -334,7 +344,7 @@ impl Registry {
             let filled = models.iter().filter_map(|(n, s)| Some((s.get()?.last_use(), n.clone())));
             let mut by_use: Vec<_> = filled.collect();
             by_use.sort_unstable();
-            let [(_, oldest), _, ..] = &by_use[..] else { break }; // the one that was just asked for stays
+            let Some((_, oldest)) = by_use.first().filter(|_| by_use.len() > stay) else { break };
             tracing::info!(name = oldest, "evicted");
             models.remove(oldest);
             self.drop_bases_without(&models);

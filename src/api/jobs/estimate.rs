@@ -11,6 +11,7 @@ use tunesmith_ml::spec::{JobSpec, Tuning};
 
 use crate::api::error::ApiError;
 use crate::api::state::AppState;
+use crate::serve::weight_bytes;
 
 /// Assumed for a model that is not on this machine yet: the size of a base encoder in f32.
 const UNKNOWN_MODEL_BYTES: u64 = 440 << 20;
@@ -51,19 +52,6 @@ pub async fn memory(state: &AppState, name: String, spec: &JobSpec) -> Result<i6
     Ok(i64::try_from(total).unwrap_or(i64::MAX))
 }
 
-/// Bytes of the folder's weight files; one format only, since a folder may hold the same weights in several.
-fn weight_bytes(folder: &Path) -> Option<u64> {
-    let bytes: u64 = std::fs::read_dir(folder)
-        .ok()?
-        .filter_map(Result::ok)
-        .filter(|entry| entry.path().extension().is_some_and(|e| e == "safetensors" || e == "gguf"))
-        // Through the links of the hub's cache.
-        .filter_map(|entry| std::fs::metadata(entry.path()).ok())
-        .map(|meta| meta.len())
-        .sum();
-    (bytes > 0).then_some(bytes)
-}
-
 /// The longest text that the folder's model reads, by its configuration; training cuts what is longer.
 fn positions(folder: &Path) -> Option<u64> {
     let config: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.join("config.json")).ok()?).ok()?;
@@ -96,7 +84,8 @@ mod tests {
     fn only_weights_count() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(weight_bytes(folder.path()), None);
-        std::fs::write(folder.path().join("a.safetensors"), [0; 100]).unwrap();
+        std::fs::write(folder.path().join("model.safetensors"), [0; 100]).unwrap();
+        std::fs::write(folder.path().join("optimizer.safetensors"), [0; 70]).unwrap();
         std::fs::write(folder.path().join("config.json"), [0; 50]).unwrap();
         assert_eq!((weight_bytes(folder.path()), positions(folder.path())), (Some(100), None));
         std::fs::write(folder.path().join("config.json"), r#"{"max_position_embeddings": 512}"#).unwrap();
