@@ -37,6 +37,10 @@ quality *flags: build
 bench *flags: build
     PYTHON={{ python }} benches/train.sh {{ flags }}
 
+# generation and training of a language model, ours beside llama.cpp and PyTorch in turn; flags: benches/decoder.sh
+bench-language *flags: build
+    PYTHON={{ python }} benches/decoder.sh {{ flags }}
+
 # writes tests/fixtures anew; PYTHON needs tests/fixtures/requirements.txt
 fixtures:
     {{ python }} tests/fixtures/make.py

@@ -78,7 +78,7 @@ def ours(a, train, evaluation):
         if job["status"] != "succeeded":
             raise SystemExit(f"the job {job['status']}: {job['error']}")
         history = server.ask(path + "/metrics")["log_history"]
-    order = subprocess.run(["target/release/examples/epoch_order", str(a.seed), str(len(train))], input=json.dumps(job["training"]),
+    order = subprocess.run(["target/release/examples/epoch_order", str(a.seed), str(len(train)), str(a.steps)], input=json.dumps(job["training"]),
                            check=True, capture_output=True, text=True).stdout
     steps = [json.loads(line) for line in order.splitlines()][:a.steps]
     return [h["eval_loss"] for h in history if "eval_loss" in h][-1], [h["loss"] for h in history if "loss" in h], steps
@@ -145,8 +145,6 @@ def main():
     start = time.time()
     own, own_losses, steps = ours(a, rows[:train], rows[train:train + evaluation])
     print(f"ours: eval_loss {own:.4f}, {time.time() - start:.0f} s", flush=True)
-    if len(steps) < a.steps:
-        raise SystemExit(f"one epoch has {len(steps)} steps; ask for no more")
     start = time.time()
     there, there_losses = peer(a, path, encoded[:train], encoded[train:train + evaluation], steps)
     print(f"PEFT: eval_loss {there:.4f}, {time.time() - start:.0f} s")

@@ -8,7 +8,7 @@ use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use tunesmith_ops::mmap::{Mmap, map_file};
+use tunesmith_ops::mmap::{Mmap, map_file, release_pages};
 
 use crate::error::{GgufError, Result, unsupported};
 use crate::kind::Kind;
@@ -74,6 +74,11 @@ impl GgufFile {
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Lets the memory of what was read go.
+    pub fn release(&self) {
+        release_pages(&self.map);
     }
 
     /// A value of the metadata.

@@ -12,6 +12,7 @@ use tunesmith_ml::models::decoder::DecoderBase;
 use tunesmith_ml::nn::{Kernels, Mode};
 use tunesmith_ml::spec::JobSpec;
 use tunesmith_ml::train::{LanguageModel, Sequence, precision};
+use tunesmith_ops::matmul::Precision;
 use tunesmith_ops::optim::AdamW;
 
 #[global_allocator]
@@ -69,11 +70,12 @@ fn spec(f: &Flags) -> Result<JobSpec, serde_json::Error> {
     }))
 }
 
-/// Tokens per second of each step, the fastest first; two warm-up steps are left out.
-fn measure(f: &Flags) -> Result<Vec<f64>, Failure> {
+/// Tokens per second of each step, the fastest first, and the precision; two warm-up steps are left out.
+fn measure(f: &Flags) -> Result<(Vec<f64>, &'static str), Failure> {
     let spec = spec(f)?;
     let base = DecoderBase::load(&f.model, &Device::Cpu)?;
-    let mut model = LanguageModel::new(base, &spec, precision(spec.training.dtype, &Device::Cpu), Kernels::Native)?;
+    let precision = precision(spec.training.dtype, &Device::Cpu);
+    let mut model = LanguageModel::new(base, &spec, precision, Kernels::Native)?;
     let mut random = Stream::new(0, "bench");
     let row = |line: usize, random: &mut Stream| {
         let mut weights = vec![1.0; f.length];
@@ -97,13 +99,13 @@ fn measure(f: &Flags) -> Result<Vec<f64>, Failure> {
         }
     }
     rates.sort_by(|a, b| b.total_cmp(a));
-    Ok(rates)
+    Ok((rates, if precision == Precision::Bf16 { "bf16" } else { "f32" }))
 }
 
 fn main() -> Result<(), Failure> {
     let f = flags()?;
     let pool = tunesmith_ops::threads::build_pool(f.threads)?;
-    let rates = pool.install(|| measure(&f))?;
+    let (rates, dtype) = pool.install(|| measure(&f))?;
     let status = std::fs::read_to_string("/proc/self/status")?;
     let kib =
         status.lines().find(|l| l.starts_with("VmHWM:")).and_then(|l| l.split_whitespace().nth(1)?.parse::<f64>().ok()).unwrap_or(0.0);
@@ -111,7 +113,7 @@ fn main() -> Result<(), Failure> {
     println!(
         "{}",
         json!({"name": "train_causal", "unit": "tokens/s", "best": rounded(rates[0]), "median": rounded(rates[rates.len() / 2]),
-            "peak_rss_mib": (kib / 1024.0).round() as u64, "tuning": f.tuning, "dtype": f.dtype, "batch": f.batch, "length": f.length, "threads": f.threads})
+            "peak_rss_mib": (kib / 1024.0).round() as u64, "tuning": f.tuning, "dtype": dtype, "batch": f.batch, "length": f.length, "threads": f.threads})
     );
     Ok(())
 }

@@ -13,6 +13,17 @@ pub fn map_file(file: &File) -> io::Result<Mmap> {
     unsafe { Mmap::map(file) }
 }
 
+/// Lets the memory of a map's pages go; whoever reads them later gets them from the file again. Nothing happens where the system cannot.
+pub fn release_pages(map: &Mmap) {
+    #[cfg(unix)]
+    {
+        // SAFETY: the map is of a file and read-only, so its pages hold nothing that the file does not.
+        let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+    }
+    #[cfg(not(unix))]
+    let _ = map;
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -25,6 +36,8 @@ mod tests {
         File::create(&path).unwrap().write_all(b"weights").unwrap();
         let map = map_file(&File::open(&path).unwrap()).unwrap();
         std::fs::remove_file(&path).unwrap();
+        assert_eq!(&map[..], b"weights");
+        release_pages(&map);
         assert_eq!(&map[..], b"weights");
     }
 }

@@ -77,6 +77,14 @@ impl Weights {
         }
     }
 
+    /// Lets the memory of what was read go; the file is read again where somebody asks.
+    pub fn release(&self) {
+        match self {
+            Self::Folder(file, _) => file.release(),
+            Self::Gguf(file) => file.release(),
+        }
+    }
+
     /// Whether the tensor is there.
     pub fn contains(&self, name: &str) -> bool {
         match self {

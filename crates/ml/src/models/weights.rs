@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
-use tunesmith_ops::mmap::{Mmap, map_file};
+use tunesmith_ops::mmap::{Mmap, map_file, release_pages};
 
 use crate::error::{MlError, Result};
 
@@ -92,6 +92,11 @@ impl WeightFile {
             shards.push((path.clone(), map));
         }
         Ok(Self { shards, shard_of })
+    }
+
+    /// Lets the memory of what was read go.
+    pub fn release(&self) {
+        self.shards.iter().for_each(|(_, map)| release_pages(map));
     }
 
     /// Names of all tensors, sorted.

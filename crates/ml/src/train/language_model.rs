@@ -20,7 +20,9 @@ use crate::spec::{JobSpec, LoraSpec, Tuning};
 use crate::text::LanguageTokenizer;
 
 /// Elements of the logits that stand in memory at once.
-const LOGITS: usize = 8 << 20;
+const LOGITS: usize = 12 << 20;
+/// Rows of them at least: the output layer's weight is packed anew for each part, which few rows would not repay.
+const LOGIT_ROWS: usize = 96;
 
 /// A row as the model learns it.
 #[derive(Debug, Clone, PartialEq)]
@@ -295,7 +297,7 @@ fn output_loss(
     ctx: &mut Ctx,
 ) -> Result<(LanguageLoss, Option<Tensor>)> {
     let vocab = decoder.config.vocab_size;
-    let at_once = (LOGITS / vocab).max(1);
+    let at_once = (LOGITS / vocab).max(LOGIT_ROWS);
     let mut total = LanguageLoss::default();
     let mut parts = Vec::new();
     for first in (0..targets.ids.len()).step_by(at_once) {

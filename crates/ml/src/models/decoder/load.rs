@@ -49,6 +49,7 @@ impl DecoderBase {
             MlError::Format(message) => MlError::Format(format!("{}: {message}", short(path))),
             other => other,
         })?;
+        weights.release();
         Ok(Self { decoder, folder: path.to_owned(), weights, device: device.clone() })
     }
 
