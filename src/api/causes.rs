@@ -88,8 +88,6 @@ impl From<&MlError> for ApiError {
             MlError::Format(_) | MlError::Architecture { .. } | MlError::Tokenizer(_) => Self::field("model", error.to_string()),
             MlError::Setting { param, message } => Self::field(param.clone(), message.clone()),
             MlError::Io { source, .. } if is_full(source) => Self::disk_full("No space is left; free some disk space and try again."),
-            // A folder that is no whole model.
-            MlError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Self::field("model", error.to_string()),
             _ => Self::internal(error),
         }
     }

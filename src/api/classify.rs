@@ -20,7 +20,7 @@ use super::answer::{Reading, Scale, Scored, Text, check_count, ranked, score};
 use super::error::{ApiError, ErrorBody, shorten};
 use super::extract::ApiJson;
 use super::state::AppState;
-use super::text::options::Options;
+use super::text::options::{Chosen, Options};
 use super::text::run::language_of;
 use crate::serve::LoadedKind;
 
@@ -165,20 +165,18 @@ async fn classify(State(state): State<AppState>, ApiJson(request): ApiJson<Class
 
 fn classified(scored: &Scored, index: usize, top_k: Option<usize>, threshold: Option<f64>) -> Classified {
     let (classifier, scores) = (&scored.classifier, &scored.rows[index]);
-    let order = ranked(scores);
-    let item = |i: &usize| LabelScore { label: classifier.labels[*i].clone(), score: scores[*i] };
     let multi = classifier.answer.problem_type == ProblemType::MultiLabelClassification;
     let threshold = threshold.unwrap_or(f64::from(classifier.answer.threshold));
+    let order = ranked(scores);
     let labels = multi.then(|| order.iter().filter(|i| scores[**i] >= threshold).map(|i| classifier.labels[*i].clone()).collect());
-    // A classifier has at least one output, or it would not have loaded.
-    let best = order.first().copied().unwrap_or(0);
-    Classified {
-        index,
-        label: classifier.labels[best].clone(),
-        score: scores[best],
-        scores: order.iter().take(top_k.unwrap_or(usize::MAX)).map(item).collect(),
-        labels,
-    }
+    Classified { labels, ..one_of(&classifier.labels, scores, &order, index, top_k) }
+}
+
+/// The label with the highest score, the first in `order`. There is at least one label: a classifier without would not have loaded.
+fn one_of(labels: &[String], scores: &[f64], order: &[usize], index: usize, top_k: Option<usize>) -> Classified {
+    let item = |i: &usize| LabelScore { label: labels[*i].clone(), score: scores[*i] };
+    let LabelScore { label, score } = item(&order.first().copied().unwrap_or(0));
+    Classified { index, label, score, scores: order.iter().take(top_k.unwrap_or(usize::MAX)).map(item).collect(), labels: None }
 }
 
 /// What a language model chooses from.
@@ -250,19 +248,8 @@ async fn choose(
     };
     let chosen: Vec<_> = futures::stream::iter(texts.into_iter().enumerate().map(one)).buffered(TEXTS_SIDE_BY_SIDE).try_collect().await?;
     let tokens = chosen.iter().map(|c| c.tokens).sum();
-    let classified = |(index, scores): (usize, &Vec<f64>)| {
-        let order = ranked(scores);
-        let item = |i: &usize| LabelScore { label: options.answers[*i].clone(), score: scores[*i] };
-        let best = order.first().copied().unwrap_or(0);
-        Classified {
-            index,
-            label: options.answers[best].clone(),
-            score: scores[best],
-            scores: order.iter().take(top_k.unwrap_or(usize::MAX)).map(item).collect(),
-            labels: None,
-        }
-    };
-    let data = chosen.iter().map(|c| &c.probabilities).enumerate().map(classified).collect();
+    let one = |(i, c): (usize, &Chosen)| one_of(&options.answers, &c.probabilities, &ranked(&c.probabilities), i, top_k);
+    let data = chosen.iter().enumerate().map(one).collect();
     let truncated_inputs = chosen.iter().filter(|c| c.truncated).count();
     Ok(Json(ClassifyAnswer {
         object: "list",

@@ -2,7 +2,6 @@
 //! row must have the keys of the first one, since a missing key is the commonest fault and else shows up deep in training.
 
 use std::fmt;
-use std::io::{BufRead, Read};
 use std::path::Path;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
@@ -11,15 +10,12 @@ use serde_json::{Map, Value};
 
 use crate::error::{DataError, Problem, name_list, shorten};
 use crate::limits::{Limits, MAX_COLUMNS};
+use crate::lines::Lines;
 use crate::rows::{Record, Records, Row};
-use crate::source::open_text;
 
 /// Reads the rows of a JSONL file.
 pub(crate) struct JsonlRows {
-    text: Box<dyn BufRead>,
-    line_bytes: u64,
-    line: u64,
-    buffer: Vec<u8>,
+    lines: Lines,
     keys: Option<Keys>,
 }
 
@@ -31,33 +27,15 @@ struct Keys {
 
 impl JsonlRows {
     pub(crate) fn open(path: &Path, gzip: bool, limits: &Limits) -> Result<Self, DataError> {
-        Ok(Self { text: open_text(path, gzip, limits)?, line_bytes: limits.line_bytes, line: 0, buffer: Vec::new(), keys: None })
-    }
-
-    /// Reads the next line into the buffer, without its line break. `None` at the end, `Some(false)` if it is too long.
-    fn read_line(&mut self) -> Result<Option<bool>, DataError> {
-        self.buffer.clear();
-        let most = self.line_bytes.saturating_add(1);
-        let count = (&mut self.text).take(most).read_until(b'\n', &mut self.buffer)? as u64;
-        if count == 0 {
-            return Ok(None);
-        }
-        self.line += 1;
-        if self.buffer.last() == Some(&b'\n') {
-            self.buffer.pop();
-        } else if count == most {
-            self.text.skip_until(b'\n')?;
-            return Ok(Some(false));
-        }
-        Ok(Some(true))
+        Ok(Self { lines: Lines::open(path, gzip, limits)?, keys: None })
     }
 
     fn row_of_line(&mut self) -> Result<Record, DataError> {
-        let line = self.line;
+        let line = self.lines.number;
         let faulty = |problem| Ok(Record::Faulty(vec![problem]));
-        let text = match std::str::from_utf8(&self.buffer) {
+        let text = match std::str::from_utf8(&self.lines.bytes) {
             Ok(text) => text,
-            Err(error) => return faulty(not_utf8(line, &self.buffer, error.valid_up_to())),
+            Err(error) => return faulty(not_utf8(line, &self.lines.bytes, error.valid_up_to())),
         };
         if let Some(found) = other_than_object(text) {
             return faulty(Problem::of_line(line, found, ONE_OBJECT));
@@ -90,15 +68,15 @@ impl JsonlRows {
 
 impl Records for JsonlRows {
     fn next_record(&mut self) -> Result<Option<Record>, DataError> {
-        while let Some(whole) = self.read_line()? {
+        while let Some(whole) = self.lines.read()? {
             if !whole {
                 return Ok(Some(Record::Faulty(vec![Problem::of_line(
-                    self.line,
-                    format!("found more than {} bytes", self.line_bytes),
+                    self.lines.number,
+                    format!("found more than {} bytes", self.lines.most),
                     "a shorter line; that is the limit of one row",
                 )])));
             }
-            if !self.buffer.trim_ascii().is_empty() {
+            if !self.lines.bytes.trim_ascii().is_empty() {
                 return self.row_of_line().map(Some);
             }
         }

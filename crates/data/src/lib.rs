@@ -17,6 +17,7 @@ mod label_choice;
 mod label_index;
 mod label_kind;
 mod limits;
+mod lines;
 mod parquet_pages;
 mod parquet_rows;
 mod plan;

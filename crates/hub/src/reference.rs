@@ -95,7 +95,7 @@ pub(crate) fn permit(
     let reference = ModelRef::parse(name)?;
     let refuse = |why: &str| Err(HubError::NotAllowed { name: name.to_owned(), why: why.to_owned() });
     if reference.kind() == Kind::Dataset {
-        return refuse("it is a data set; name a model");
+        return refuse("it is a data set; name a model, and upload the data set's rows as a file");
     }
     if let ModelRef::Explicit(Source::File(path)) = &reference {
         return match below(path, model_dir) {

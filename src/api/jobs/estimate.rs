@@ -5,8 +5,6 @@
 
 use std::path::Path;
 
-use axum::http::StatusCode;
-use tunesmith_hub::Kind;
 use tunesmith_ml::spec::{JobSpec, Tuning};
 
 use crate::api::error::ApiError;
@@ -25,10 +23,6 @@ pub async fn allowed_name(state: &AppState, model: &str) -> Result<String, ApiEr
     }
     if model.starts_with("ft:") {
         return Err(ApiError::field("model", "Training a fine-tuned model further is not available yet; name its base model."));
-    }
-    if tunesmith_hub::find_in_catalogue(model).is_some_and(|entry| entry.kind != Kind::Model) {
-        let message = format!("`{model}` is a data set; name a model, and upload the data set's rows as a file.");
-        return Err(ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message).with_param("model"));
     }
     let (hub, config, model) = (state.hub.clone(), state.config.clone(), model.to_owned());
     let work = move || hub.allowed(&model, config.allow_pull.into(), config.model_dir.as_deref());

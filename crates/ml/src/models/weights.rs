@@ -19,16 +19,21 @@ const MAX_JSON_BYTES: u64 = 128 << 20;
 /// # Errors
 /// If it is missing, too large or malformed; the message names the file.
 pub fn read_json(path: &Path) -> Result<serde_json::Value> {
-    let file = File::open(path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => MlError::Format(format!("{} is missing", short(path))),
-        _ => MlError::io(path, e),
-    })?;
+    let file = open(path)?;
     let mut text = Vec::new();
     file.take(MAX_JSON_BYTES + 1).read_to_end(&mut text).map_err(|e| MlError::io(path, e))?;
     if text.len() as u64 > MAX_JSON_BYTES {
         return Err(MlError::Format(format!("{}: larger than {MAX_JSON_BYTES} bytes", short(path))));
     }
     serde_json::from_slice(&text).map_err(|e| MlError::Format(format!("{}: {e}", short(path))))
+}
+
+/// Opens a file of a model's folder; one that is not there makes it no whole model.
+fn open(path: &Path) -> Result<File> {
+    File::open(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => MlError::Format(format!("{} is missing", short(path))),
+        _ => MlError::io(path, e),
+    })
 }
 
 /// A path for messages, which tell users nothing of the folders above a model's.
@@ -80,7 +85,7 @@ impl WeightFile {
         let mut shards = Vec::new();
         let mut shard_of = HashMap::new();
         for path in paths {
-            let file = File::open(path).map_err(|e| MlError::io(path, e))?;
+            let file = open(path)?;
             let map = map_file(&file).map_err(|e| MlError::io(path, e))?;
             let tensors =
                 SafeTensors::deserialize(&map).map_err(|e| MlError::Format(format!("{}: {}", short(path), not_whole(&map, &e))))?;

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 use serde_json::{Map, json};
+use tunesmith_data::line_list;
 use tunesmith_ops::matmul::Precision;
 use tunesmith_ops::optim::AdamW;
 
@@ -90,7 +91,7 @@ fn leave_out_unlearned(
     const LISTED: usize = 20;
     const WHY: &str = "a text of one token, or a prompt that fills the whole length";
     let all = rows.len();
-    let lines: Vec<String> = rows.iter().filter(|s| s.weight() == 0.0).map(|s| s.line.to_string()).collect();
+    let lines: Vec<u64> = rows.iter().filter(|s| s.weight() == 0.0).map(|s| s.line).collect();
     if lines.is_empty() {
         return Ok(());
     }
@@ -100,11 +101,10 @@ fn leave_out_unlearned(
             format!("none of the {all} rows has a token to learn within {max_length} tokens ({WHY}); `training.max_length` sets the limit");
         return Err(MlError::setting(file, message));
     }
-    let more = if lines.len() > LISTED { format!(" and {} more", lines.len() - LISTED) } else { String::new() };
     warnings.push(format!(
-        "{} of {all} rows of `{file}` have no token to learn within {max_length} tokens ({WHY}) and are left out: lines {}{more}.",
+        "{} of {all} rows of `{file}` have no token to learn within {max_length} tokens ({WHY}) and are left out: {}.",
         lines.len(),
-        lines[..lines.len().min(LISTED)].join(", "),
+        line_list(&lines[..lines.len().min(LISTED)], lines.len() as u64),
     ));
     Ok(())
 }
