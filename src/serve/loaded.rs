@@ -46,8 +46,8 @@ pub struct Language {
     pub adapter: Option<Arc<ServedAdapter>>,
     /// The base's engine.
     pub generator: Arc<Generator>,
-    /// How conversations are spelled for it.
-    pub template: Option<Arc<ChatTemplate>>,
+    /// How conversations are spelled for it, or what is wrong with the template that should say it; texts do without.
+    pub template: Option<Result<Arc<ChatTemplate>, String>>,
 }
 
 impl Loaded {

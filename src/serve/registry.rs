@@ -314,7 +314,10 @@ impl Registry {
     fn decoder(&self, path: &Path) -> Result<Base, ServeError> {
         let (requests, pool, config) = (self.inner.requests.clone(), self.inner.pool.clone(), &self.inner.config);
         let model = Arc::new(pool.install(|| ServedDecoder::load(path))?);
-        let template = template_of(model.tokenizer())?.map(Arc::new);
+        let template = match template_of(model.tokenizer()) {
+            Ok(template) => template.map(|t| Ok(Arc::new(t))),
+            Err(e) => Some(Err(e.to_string())),
+        };
         let limits = EngineLimits {
             cache_bytes: usize::try_from(config.kv_cache_bytes()).unwrap_or(usize::MAX),
             max_sequences: config.budgets.generation_sequences,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Map, Value};
-use tunesmith_chat::{ChatTemplate, Conversation, Message, Role, detect, fill_template, parse_row};
+use tunesmith_chat::{ChatTemplate, Conversation, Message, Role, detect, fill_template, left_out_call, parse_row};
 use tunesmith_data::{DataError, Row, rows};
 use tunesmith_ml::error::MlError;
 use tunesmith_ml::models::Stream;
@@ -124,6 +124,11 @@ impl Reader<'_> {
         let rendered = template.render_for_training(&conversation.messages, tools, &Map::new()).map_err(|e| {
             DataError::of_field(line, "messages", format!("cannot be rendered: {e}"), "a conversation that the model's template takes")
         })?;
+        if let Some(i) = left_out_call(&conversation.messages, &rendered.text) {
+            let path = format!("messages[{i}].tool_calls");
+            let expected = "no calls: the model's chat template leaves them out, so it would learn to say nothing there";
+            return Err(DataError::of_field(line, &path, "is a call".to_owned(), expected).into());
+        }
         let weights = conversation.messages.iter().filter(|m| m.is_learned()).map(|m| m.weight.unwrap_or(1.0));
         let learned = (!self.whole).then(|| rendered.assistant.iter().cloned().zip(weights.chain(std::iter::repeat(1.0))).collect());
         Ok(TextRow { line, text: rendered.text, learned, rendered: true, append_end: !rendered.learns_end })

@@ -117,8 +117,10 @@ async fn templates_of_every_feature_reach_the_model_as_jinja_renders_them() {
     let twice = json!({"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]});
     let error = server.post(CHAT, &hello("file:raise", twice)).await.error(400);
     assert!(error["message"].as_str().unwrap().contains("roles must alternate"), "{error}");
-    let error = server.post(COMPLETE, &json!({"model": "file:broken", "prompt": "x"})).await.error(400);
+    // A template that is none keeps a model from chatting, not from going on with a text.
+    let error = server.post(CHAT, &hello("file:broken", json!({}))).await.error(400);
     assert!(error["param"] == "model" && error["message"].as_str().unwrap().contains("line 2"), "{error}");
+    server.post(COMPLETE, &json!({"model": "file:broken", "prompt": "x", "max_tokens": 1})).await.ok();
 }
 
 /// The case `serve-several-end-tokens`: every file that names an end token counts.

@@ -130,6 +130,23 @@ async fn log_probabilities_add_up_and_echo_scores_the_prompt() {
 }
 
 #[tokio::test]
+async fn an_echoed_prompt_is_the_first_piece_of_a_stream() {
+    let server = server();
+    let mut body = json!({"model": MODEL, "prompt": ["hello", "you"], "max_tokens": 5, "temperature": 0, "echo": true, "logprobs": 1});
+    let whole = server.post(COMPLETE, &body).await.ok();
+    body["stream"] = json!(true);
+    let stream = server.post(COMPLETE, &body).await.text();
+    let pieces = stream.lines().filter_map(|l| l.strip_prefix("data: ")).filter(|d| *d != "[DONE]");
+    let pieces: Vec<Value> = pieces.map(|d| serde_json::from_str::<Value>(d).unwrap()["choices"][0].clone()).collect();
+    for (i, choice) in whole["choices"].as_array().unwrap().iter().enumerate() {
+        let own: Vec<&Value> = pieces.iter().filter(|p| p["index"] == json!(i)).collect();
+        assert_eq!(own.iter().map(|p| p["text"].as_str().unwrap()).collect::<String>(), choice["text"].as_str().unwrap());
+        let tokens = own.iter().filter_map(|p| p["logprobs"]["tokens"].as_array()).flatten().cloned();
+        assert_eq!(tokens.collect::<Vec<Value>>(), *choice["logprobs"]["tokens"].as_array().unwrap());
+    }
+}
+
+#[tokio::test]
 async fn grammars_are_kept_whatever_the_weights_say() {
     let server = server();
     for seed in 0..3 {
@@ -143,6 +160,14 @@ async fn grammars_are_kept_whatever_the_weights_say() {
         assert!(["yes", "no"].contains(&said(&answer)), "{answer}");
         let answer = server.post(CHAT, &format(json!({"type": "regex", "regex": "[ab]{3}-[0-9]{2}"}))).await.ok();
         assert!(said(&answer).len() == 6 && &said(&answer)[3..4] == "-", "{answer}");
+        // Models that cannot chat keep to formats as well.
+        let format = json!({"type": "choice", "choices": ["yes", "no"]});
+        let body = json!({"model": MODEL, "prompt": "hello", "seed": seed, "response_format": format});
+        let answer = server.post(COMPLETE, &body).await.ok()["choices"][0].clone();
+        assert!(["yes", "no"].contains(&answer["text"].as_str().unwrap()) && answer["finish_reason"] == "stop", "{answer}");
+        let body = json!({"model": MODEL, "input": "hello", "text": {"format": {"type": "regex", "regex": "[0-9]{2}"}}});
+        let answer = server.post("/v1/responses", &body).await.ok();
+        assert!(answer["output"][0]["content"][0]["text"].as_str().unwrap().parse::<u8>().unwrap() < 100, "{answer}");
     }
     let wrong = ask("x", json!({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}}));
     assert_eq!(server.post(CHAT, &wrong).await.error(400)["param"], "response_format");
@@ -151,6 +176,13 @@ async fn grammars_are_kept_whatever_the_weights_say() {
         json!({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"allOf": [{"type": "string"}, {"type": "integer"}]}}}}),
     );
     assert_eq!(server.post(CHAT, &none).await.error(400)["param"], "response_format");
+    let node = json!({"type": "object", "properties": {"next": {"$ref": "#"}}, "required": ["next"], "additionalProperties": false});
+    let objekt = json!({"type": "object", "properties": {"a": {"type": "array", "items": {"type": "objekt"}}}});
+    for (schema, says) in [(node, "`#` requires itself without end"), (objekt, "at `/properties/a/items`: ")] {
+        let format = json!({"type": "json_schema", "json_schema": {"name": "x", "schema": schema}});
+        let error = server.post(CHAT, &ask("x", json!({"response_format": format}))).await.error(400);
+        assert!(error["message"].as_str().unwrap().contains(says), "{error}");
+    }
 }
 
 #[tokio::test]

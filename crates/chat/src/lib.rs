@@ -12,7 +12,7 @@ mod tools;
 
 pub use error::{RowError, TemplateError};
 pub use message::{Content, Message, Role, ToolCall};
-pub use read_message::{read_message, read_messages};
+pub use read_message::{check_results, read_message, read_messages};
 pub use rows::{Conversation, RowFormat, detect, fill_template, parse_row, template_columns};
 pub use template::{CHATML, ChatTemplate, MAX_OUTPUT_BYTES, MAX_TEMPLATE_BYTES, RenderOptions, Rendered, SpecialTokens};
-pub use tools::{CallForm, StreamPiece, ToolFormat, ToolStream, check_tools, parse_tool_calls};
+pub use tools::{CallForm, StreamPiece, ToolFormat, ToolStream, check_tools, left_out_call, parse_tool_calls};

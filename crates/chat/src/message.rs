@@ -143,6 +143,12 @@ impl Message {
         }
     }
 
+    /// The same message, saying nothing in words where it had no content.
+    pub(crate) fn with_words(&self) -> Self {
+        let content = self.content.clone().or_else(|| Some(Content::Text(String::new())));
+        Self { content, ..self.clone() }
+    }
+
     /// Whether training learns this message: an assistant's whose weight is not 0.
     pub fn is_learned(&self) -> bool {
         self.role == Role::Assistant && self.weight != Some(0.0)

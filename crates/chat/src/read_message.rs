@@ -17,6 +17,24 @@ pub fn read_messages(value: &Value, path: &str) -> Result<Vec<Message>, RowError
     items.iter().enumerate().map(|(i, item)| read_message(item, &format!("{path}[{i}]"))).collect()
 }
 
+/// Refuses a tool's message whose `tool_call_id` is that of no call before it: a template that looks for the call would find
+/// nothing. Data sets often leave out the ids, of calls or of results, and then there is nothing to compare.
+pub fn check_results(messages: &[Message], path: &str) -> Result<(), RowError> {
+    for (i, message) in messages.iter().enumerate() {
+        let Some(id) = message.tool_call_id.as_deref().filter(|_| message.role == Role::Tool) else { continue };
+        let made: Vec<_> = messages[..i].iter().flat_map(|m| &m.tool_calls).collect();
+        if made.iter().any(|call| call.id.as_deref() == Some(id)) || made.iter().any(|call| call.id.is_none()) {
+            continue;
+        }
+        let expected = match made.last().and_then(|call| call.id.as_deref()) {
+            None => "a message of the assistant before it whose tool_calls have that id".to_owned(),
+            Some(last) => format!("the id of a call that was made before it, such as {}", quoted(last)),
+        };
+        return Err(RowError::said(format!("{path}[{i}].tool_call_id"), quoted(id), expected));
+    }
+    Ok(())
+}
+
 /// Reads one message that stands at `path`.
 pub fn read_message(value: &Value, path: &str) -> Result<Message, RowError> {
     let Value::Object(map) = value else {

@@ -6,7 +6,8 @@ use serde_json::{Map, Value};
 
 use crate::error::RowError;
 use crate::message::{Message, Role};
-use crate::read_message::read_messages;
+use crate::read_message::{check_results, read_messages};
+use crate::tools::check_tools;
 
 /// A conversation to learn, with the tools that its assistant may call.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,7 +49,11 @@ pub fn detect(columns: &[&str]) -> Option<RowFormat> {
 /// With the path of what is wrong: a missing or empty text, a role that is not known, no answer to learn.
 pub fn parse_row(format: RowFormat, row: &Map<String, Value>) -> Result<Conversation, RowError> {
     let conversation = match format {
-        RowFormat::Messages => Conversation { messages: read_messages(value(row, "messages")?, "messages")?, tools: tools(row)? },
+        RowFormat::Messages => {
+            let messages = read_messages(value(row, "messages")?, "messages")?;
+            check_results(&messages, "messages")?;
+            Conversation { messages, tools: tools(row)? }
+        }
         RowFormat::ShareGpt => Conversation { messages: share_gpt(value(row, "conversations")?)?, tools: tools(row)? },
         RowFormat::PromptCompletion => {
             let mut messages = side(row, "prompt", Role::User)?;
@@ -79,7 +84,10 @@ fn text(row: &Map<String, Value>, name: &str) -> Result<String, RowError> {
 fn tools(row: &Map<String, Value>) -> Result<Vec<Value>, RowError> {
     match row.get("tools") {
         None | Some(Value::Null) => Ok(Vec::new()),
-        Some(Value::Array(tools)) => Ok(tools.clone()),
+        Some(Value::Array(tools)) => {
+            check_tools(tools).map_err(|e| RowError { path: format!("tools{}", e.path), ..e })?;
+            Ok(tools.clone())
+        }
         Some(other) => Err(RowError::new("tools", other, "a list of tools")),
     }
 }
@@ -271,6 +279,24 @@ mod tests {
         ] {
             assert_eq!(read(value.clone()).unwrap_err().path, path, "{value}");
         }
+    }
+
+    #[test]
+    fn results_and_tools_that_fit_nothing_are_refused_by_name() {
+        let talk = |id: &str, tools: Value| {
+            json!({"tools": tools, "messages": [
+                {"role": "assistant", "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+                {"role": "tool", "tool_call_id": id, "content": "1"}, {"role": "assistant", "content": "One."}]})
+        };
+        let f = json!({"type": "function", "function": {"name": "f"}});
+        let place = |value: Value| parse_row(RowFormat::Messages, &row(value)).map(|_| ()).map_err(|e| e.path);
+        assert_eq!(place(talk("c1", json!([f]))), Ok(()));
+        assert_eq!(place(talk("c2", json!([f]))), Err("messages[1].tool_call_id".to_owned()));
+        assert_eq!(place(talk("c1", json!([f, f]))), Err("tools[1].function.name".to_owned()));
+        // Where the calls have no ids, there is nothing to compare.
+        let mut value = talk("c2", json!([f]));
+        value["messages"][0]["tool_calls"][0].as_object_mut().map(|call| call.remove("id"));
+        assert_eq!(place(value), Ok(()));
     }
 
     #[test]

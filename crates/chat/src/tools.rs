@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::error::RowError;
-use crate::message::ToolCall;
+use crate::message::{Message, ToolCall};
 
 /// How a family spells calls of tools.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,14 +28,20 @@ impl ToolFormat {
         }
     }
 
-    /// The form of an answer that is a call of one of these functions, as definitions have them, and nothing else.
-    pub fn call_form(self, functions: &[Value]) -> CallForm {
+    /// How a call of one of these functions is spelled, definitions as requests have them; of `several` where the family writes
+    /// them as one list. Arguments keep to their function's schema where `strictly`, or where its definition asks for it; else
+    /// they are some JSON object.
+    pub fn call_form(self, functions: &[Value], strictly: bool, several: bool) -> CallForm {
         let arguments = if self == Self::Llama { "parameters" } else { "arguments" };
-        let call = |tool: &Value| {
+        let list = if self == Self::Mistral { "/items" } else { "" };
+        let call = |(i, tool): (usize, &Value)| {
             let function = &tool["function"];
+            let choice = if functions.len() == 1 { String::new() } else { format!("/anyOf/{i}") };
             let parameters = match &function["parameters"] {
-                Value::Null => json!({"type": "object"}),
-                schema => schema.clone(),
+                schema @ Value::Object(_) if strictly || function["strict"] == true => {
+                    moved(schema, &format!("{list}{choice}/properties/{arguments}"))
+                }
+                _ => json!({"type": "object"}),
             };
             json!({
                 "type": "object",
@@ -44,18 +50,16 @@ impl ToolFormat {
                 "additionalProperties": false,
             })
         };
-        let any = match functions {
-            [one] => call(one),
-            several => json!({"anyOf": several.iter().map(call).collect::<Vec<_>>()}),
-        };
-        match self {
-            Self::Hermes => CallForm { open: ["<tool_call>", "\n"], schema: any, close: ["\n", "</tool_call>"] },
-            Self::Mistral => {
-                let schema = json!({"type": "array", "items": any, "minItems": 1, "maxItems": 1});
-                CallForm { open: ["[TOOL_CALLS]", " "], schema, close: ["", ""] }
+        let mut calls: Vec<Value> = functions.iter().enumerate().map(call).collect();
+        let mut schema = if calls.len() == 1 { calls.remove(0) } else { json!({"anyOf": calls}) };
+        if self == Self::Mistral {
+            schema = json!({"type": "array", "items": schema, "minItems": 1});
+            if !several {
+                schema["maxItems"] = json!(1);
             }
-            Self::Llama => CallForm { open: ["", ""], schema: any, close: ["", ""] },
         }
+        let (open, close) = self.marks();
+        CallForm { open, schema, close }
     }
 
     /// What begins a call, and what ends it; an end of nothing is the end of the answer.
@@ -68,15 +72,31 @@ impl ToolFormat {
     }
 }
 
-/// How an answer is spelled that must be a call.
+/// How a call is spelled.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CallForm {
-    /// What stands before it: a mark, and white space behind that.
-    pub open: [&'static str; 2],
+    /// The mark before it; empty where a call is the whole answer.
+    pub open: &'static str,
     /// The JSON schema of the call.
     pub schema: Value,
-    /// What stands behind it: white space, and a mark.
-    pub close: [&'static str; 2],
+    /// The mark behind it; empty where that is the answer's end.
+    pub close: &'static str,
+}
+
+/// A schema as a part of another one, at `place`: what it refers to in itself has moved with it.
+fn moved(schema: &Value, place: &str) -> Value {
+    match schema {
+        Value::Object(map) => {
+            let entry = |(key, value): (&String, &Value)| {
+                let own = value.as_str().and_then(|v| v.strip_prefix('#')).filter(|_| key == "$ref");
+                let value = own.map_or_else(|| moved(value, place), |rest| Value::from(format!("#{place}{rest}")));
+                (key.clone(), value)
+            };
+            Value::Object(map.iter().map(entry).collect())
+        }
+        Value::Array(items) => Value::Array(items.iter().map(|item| moved(item, place)).collect()),
+        other => other.clone(),
+    }
 }
 
 /// Checks definitions of tools.
@@ -95,12 +115,36 @@ pub fn check_tools(tools: &[Value]) -> Result<(), RowError> {
         if !name.as_str().is_some_and(plain) {
             return Err(RowError::new(format!("[{i}].function.name"), name, "1 to 64 letters, digits, _ and -"));
         }
-        match function.get("parameters") {
-            None | Some(Value::Null | Value::Object(_)) => {}
-            Some(other) => return Err(RowError::new(format!("[{i}].function.parameters"), other, "a JSON schema")),
+        if tools[..i].iter().any(|other| &other["function"]["name"] == name) {
+            return Err(RowError::new(format!("[{i}].function.name"), name, "a name that no other tool has"));
+        }
+        let at = |key: &str| format!("[{i}].function.{key}");
+        for (key, value) in function.as_object().into_iter().flatten() {
+            match (key.as_str(), value) {
+                ("name", _) | ("description" | "strict" | "parameters", Value::Null) | ("description", Value::String(_)) => {}
+                ("strict", Value::Bool(_)) => {}
+                ("parameters", Value::Object(schema)) => match schema.get("type") {
+                    None => {}
+                    Some(kind) if kind == "object" => {}
+                    Some(other) => return Err(RowError::new(at("parameters.type"), other, "\"object\": arguments have names")),
+                },
+                ("description", other) => return Err(RowError::new(at(key), other, "a string")),
+                ("strict", other) => return Err(RowError::new(at(key), other, "true or false")),
+                ("parameters", other) => return Err(RowError::new(at(key), other, "a JSON schema of type object")),
+                (_, other) => {
+                    let expected = "no such field; a function has name, description, parameters, strict";
+                    return Err(RowError::new(at(key), other, expected));
+                }
+            }
         }
     }
     Ok(())
+}
+
+/// The first message whose calls do not stand in `rendered`, what a template made of a conversation: as in transformers, a template
+/// that knows no calls leaves them out without a word, and a model would read an answer to a question that it never asked.
+pub fn left_out_call(messages: &[Message], rendered: &str) -> Option<usize> {
+    messages.iter().position(|message| !message.tool_calls.iter().all(|call| rendered.contains(&call.name)))
 }
 
 /// A call, if the text is one.
@@ -306,6 +350,17 @@ mod tests {
         let path = |tools: Value| check_tools(tools.as_array().map_or(&[], Vec::as_slice)).map_err(|e| e.path);
         assert_eq!(path(json!([{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}])), Ok(()));
         assert_eq!(path(json!([{"type": "web_search"}])), Err("[0].type".to_owned()));
-        assert_eq!(path(json!([{"type": "function", "function": {"name": "a b"}}])), Err("[0].function.name".to_owned()));
+        let function =
+            |function: Value| path(json!([{"type": "function", "function": {"name": "g"}}, {"type": "function", "function": function}]));
+        for (wrong, at) in [
+            (json!({"name": "a b"}), "name"),
+            (json!({"name": "g"}), "name"),
+            (json!({"name": "f", "parameters": []}), "parameters"),
+            (json!({"name": "f", "parameters": {"type": "string"}}), "parameters.type"),
+            (json!({"name": "f", "strict": "yes"}), "strict"),
+            (json!({"name": "f", "params": {}}), "params"),
+        ] {
+            assert_eq!(function(wrong), Err(format!("[1].function.{at}")));
+        }
     }
 }

@@ -213,3 +213,19 @@ fn a_conversation_is_gone_on_with_only_where_that_is_possible() {
     assert!(matches!(hiding.render(&messages, &options), Err(TemplateError::Continue(_))));
     assert_eq!(template.render(&[], &options), Err(TemplateError::NoMessages));
 }
+
+/// SmolLM2's template adds `message['content']` to text, and leaves out what is called.
+#[test]
+fn a_call_without_content_says_nothing_in_words() {
+    let template = model("smollm2");
+    let call = |content: Value| {
+        json!([{"role": "user", "content": "Lima?"},
+            {"role": "assistant", "content": content, "tool_calls": [{"id": "c", "type": "function", "function": {"name": "weather", "arguments": "{}"}}]},
+            {"role": "tool", "tool_call_id": "c", "content": "21"}, {"role": "assistant", "content": "21."}])
+    };
+    assert_eq!(trained(&template, call(Value::Null), json!({})), trained(&template, call(json!("")), json!({})));
+    let messages = read_messages(&call(Value::Null), "messages").unwrap();
+    let text = template.render(&messages, &RenderOptions::default()).unwrap();
+    assert_eq!(tunesmith_chat::left_out_call(&messages, &text), Some(1));
+    assert_eq!(tunesmith_chat::left_out_call(&messages, "<tool_call>weather"), None);
+}

@@ -24,7 +24,6 @@ use super::paging::List;
 use super::state::AppState;
 use super::text::chat::prepare;
 use super::text::run::{Wanted, submit};
-use super::text::tools::forced_call;
 
 pub use self::items::read_part;
 pub use self::run::Background;
@@ -73,7 +72,7 @@ async fn create(State(state): State<AppState>, ApiJson(request): ApiJson<Respons
     request.refuse_unavailable()?;
     let mut settings = request.settings()?;
     let logprobs = request.wanted_logprobs()?;
-    let (tools, forced) = request.chat_tools()?.map_or((None, None), |t| (Some(t.tools), t.forced));
+    let tools = request.chat_tools()?;
     let name =
         request.model.clone().ok_or_else(|| ApiError::field("model", "`model` is missing; `GET /v1/models` lists what there is."))?;
     let input = request.input.as_ref().ok_or_else(|| ApiError::field("input", "`input` is missing; send a text or a list of items."))?;
@@ -88,7 +87,7 @@ async fn create(State(state): State<AppState>, ApiJson(request): ApiJson<Respons
         if let Some(text) = request.instructions.as_deref().filter(|t| !t.is_empty()) {
             messages.insert(0, tunesmith_chat::Message::new(tunesmith_chat::Role::System, text));
         }
-        match prepare(&state, &name, messages, tools.clone(), Default::default(), "input").await {
+        match prepare(&state, &name, messages, tools.as_ref(), Default::default(), "input").await {
             Err(error)
                 if error.code() == "context_length_exceeded" && request.truncation.as_deref() == Some("auto") && context.len() > 1 =>
             {
@@ -102,9 +101,7 @@ async fn create(State(state): State<AppState>, ApiJson(request): ApiJson<Respons
         }
     };
     let wanted = Wanted { logprobs, show_special: prepared.tools.is_some(), ..Wanted::default() };
-    if let Some(format) = forced_call(prepared.tools, forced) {
-        settings.format = Some(format);
-    }
+    settings.format = prepared.answer_format(settings.format, tools.as_ref());
     let events = submit(&prepared.language, &prepared.prompt, &settings, wanted).await?.remove(0);
     let run = Run::new(state, name, &request, input, prepared, events, logprobs.is_some());
     match (request.stream.unwrap_or(false), request.background.unwrap_or(false)) {

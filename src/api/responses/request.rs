@@ -41,7 +41,8 @@ pub struct ResponseRequest {
     /// Functions that the model may call, for models whose template knows of them.
     #[schema(value_type = Option<Vec<Object>>)]
     pub tools: Option<Vec<Value>>,
-    /// `auto`, `none`, `required`, or one function: `{"type": "function", "name": "…"}`.
+    /// `auto`, `none`, `required`, one function: `{"type": "function", "name": "…"}`, or some of them: `{"type": "allowed_tools",
+    /// "mode": "auto", "tools": [{"type": "function", "name": "…"}]}`.
     #[schema(value_type = Option<Object>)]
     pub tool_choice: Option<Value>,
     /// Whether to keep the response, so that others can go on from it [default: true].
@@ -60,7 +61,7 @@ pub struct ResponseRequest {
     pub truncation: Option<String>,
     /// Only `message.output_text.logprobs` is available.
     pub include: Option<Vec<String>>,
-    /// Told back and without effect.
+    /// Whether an answer may have several calls [default: true].
     pub parallel_tool_calls: Option<bool>,
     /// Told back and without effect.
     pub user: Option<String>,
@@ -136,6 +137,16 @@ pub enum TextFormat {
         /// Accepted; the schema is always kept.
         strict: Option<bool>,
     },
+    /// A text that the whole expression matches (not OpenAI's).
+    Regex {
+        /// The regular expression.
+        regex: String,
+    },
+    /// One of some texts (not OpenAI's).
+    Choice {
+        /// The texts.
+        choices: Vec<String>,
+    },
 }
 
 impl TextFormat {
@@ -146,6 +157,8 @@ impl TextFormat {
             Self::JsonSchema { name, schema, description, strict } => {
                 json!({"type": "json_schema", "name": name, "schema": schema, "description": description, "strict": strict})
             }
+            Self::Regex { regex } => json!({"type": "regex", "regex": regex}),
+            Self::Choice { choices } => json!({"type": "choice", "choices": choices}),
         }
     }
 
@@ -157,6 +170,8 @@ impl TextFormat {
                 check_schema_name(name, "text.format.name")?;
                 Some(Grammar::JsonSchema(schema.clone()))
             }
+            Self::Regex { regex } => Some(Grammar::Regex(regex.clone())),
+            Self::Choice { choices } => Some(Grammar::Choice(choices.clone())),
         })
     }
 }
@@ -245,7 +260,7 @@ impl ResponseRequest {
             function.remove("type");
             tools.push(json!({"type": "function", "function": function}));
         }
-        checked_tools((!tools.is_empty()).then_some(tools), self.tool_choice.clone())
+        checked_tools((!tools.is_empty()).then_some(tools), self.tool_choice.clone(), self.parallel_tool_calls, true)
     }
 
     /// The fields that the response tells back.

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use tunesmith_chat::{Message, RenderOptions, ToolFormat, parse_tool_calls};
+use tunesmith_chat::{Message, RenderOptions, ToolFormat, check_results, left_out_call, parse_tool_calls};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -20,7 +20,7 @@ use super::knobs::{AnswerFormat, Knobs, Settings};
 use super::run::{Answer, Wanted, check_length, collect, language, now, off_thread, submit};
 use super::stop::Stop;
 use super::tokens::{ChatLogprobs, ChatToken};
-use super::tools::{call_object, checked_tools, forced_call};
+use super::tools::{CheckedTools, call_object, checked_tools, with_calls};
 use crate::api::classify::model_name;
 use crate::api::error::{ApiError, ErrorBody};
 use crate::api::extract::ApiJson;
@@ -92,15 +92,15 @@ pub struct ChatRequest {
     /// Functions that the model may call, for models whose template knows of them.
     #[schema(value_type = Option<Vec<Object>>)]
     tools: Option<Vec<Value>>,
-    /// `auto`, `none`, `required`, or one function: `{"type": "function", "function": {"name": "…"}}`.
+    /// `auto`, `none`, `required`, one function: `{"type": "function", "function": {"name": "…"}}`, or some of them: `{"type":
+    /// "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [{"type": "function", "function": {"name": "…"}}]}}`.
     #[schema(value_type = Option<Object>)]
     tool_choice: Option<Value>,
     /// Variables of the chat template (not OpenAI's).
     #[schema(value_type = Option<Object>)]
     chat_template_kwargs: Option<Map<String, Value>>,
-    /// Accepted and without effect.
-    #[serde(rename = "parallel_tool_calls")]
-    _parallel_tool_calls: Option<bool>,
+    /// Whether an answer may have several calls [default: true].
+    parallel_tool_calls: Option<bool>,
     /// Accepted and without effect.
     #[serde(rename = "user")]
     _user: Option<String>,
@@ -212,8 +212,7 @@ impl ChatRequest {
             max_tokens_field,
             least_tokens: 1,
         };
-        let grammar = self.response_format.take().map(ResponseFormat::grammar).transpose()?.flatten();
-        let format = grammar.map(|grammar| AnswerFormat { grammar, field: "response_format" });
+        let format = self.response_format.take().map(ResponseFormat::answer_format).transpose()?.flatten();
         Ok(Settings { format, ..knobs.settings()? })
     }
 
@@ -239,12 +238,22 @@ pub struct Prepared {
     pub tools: Option<ToolFormat>,
 }
 
+impl Prepared {
+    /// What answers keep to: the format that the request asks for, and calls of tools where there may be any.
+    pub fn answer_format(&self, text: Option<AnswerFormat>, tools: Option<&CheckedTools>) -> Option<AnswerFormat> {
+        match (self.tools, tools) {
+            (Some(format), Some(tools)) => Some(with_calls(format, tools, text)),
+            _ => text,
+        }
+    }
+}
+
 /// Renders a conversation by the model's template and tokenises it.
 pub async fn prepare(
     state: &AppState,
     name: &str,
     messages: Vec<Message>,
-    tools: Option<Vec<Value>>,
+    tools: Option<&CheckedTools>,
     extra: Map<String, Value>,
     field: &'static str,
 ) -> Result<Prepared, ApiError> {
@@ -252,11 +261,15 @@ pub async fn prepare(
         return Err(ApiError::field(field, format!("`{field}` is empty; a conversation has at least one message.")));
     }
     let language = language(state, name).await?;
-    let Some(template) = language.template.clone() else {
-        let message = format!("`{name}` has no chat template, so it cannot chat; ask /v1/completions.");
-        return Err(ApiError::field("model", message));
+    let template = match language.template.clone() {
+        Some(Ok(template)) => template,
+        Some(Err(why)) => return Err(ApiError::field("model", format!("`{name}` cannot chat: {why}; ask /v1/completions."))),
+        None => {
+            let message = format!("`{name}` has no chat template, so it cannot chat; ask /v1/completions.");
+            return Err(ApiError::field("model", message));
+        }
     };
-    let format = match &tools {
+    let format = match tools {
         None => None,
         Some(_) => Some(
             template
@@ -265,11 +278,16 @@ pub async fn prepare(
         ),
     };
     let model = language.clone();
+    let tools = tools.map(|t| t.tools.clone());
     let prompt = off_thread(move || {
         let options = RenderOptions { tools: tools.as_deref(), add_generation_prompt: true, extra, ..RenderOptions::default() };
         let text = template
             .render(&messages, &options)
             .map_err(|e| ApiError::field(field, format!("The conversation cannot be rendered: {e}.")))?;
+        if let Some(i) = left_out_call(&messages, &text) {
+            let message = format!("message {i} of the conversation calls a tool, and the model's chat template leaves calls out; choose a model that knows tools.");
+            return Err(ApiError::field(field, format!("`{field}`: {message}")));
+        }
         model.model.tokenizer().encode(&text, false).map_err(ApiError::internal)
     })
     .await?;
@@ -289,18 +307,16 @@ async fn chat(State(state): State<AppState>, ApiJson(mut request): ApiJson<ChatR
     request.refuse_unavailable()?;
     let mut settings = request.settings()?;
     let logprobs = request.wanted_logprobs()?;
-    let tools = checked_tools(request.tools.take(), request.tool_choice.take())?;
+    let tools = checked_tools(request.tools.take(), request.tool_choice.take(), request.parallel_tool_calls, false)?;
+    check_results(&request.messages, "messages").map_err(|e| ApiError::field(e.path.clone(), format!("{e}.")))?;
     let stream = request.stream.unwrap_or(false);
     if request.stream_options.is_some() && !stream {
         return Err(ApiError::field("stream_options", "`stream_options` needs `stream` to be true."));
     }
     let name = model_name(&state, request.model.take(), request.adapter_id.take()).await?;
     let extra = request.chat_template_kwargs.take().unwrap_or_default();
-    let (tools, forced) = tools.map_or((None, None), |t| (Some(t.tools), t.forced));
-    let prepared = prepare(&state, &name, std::mem::take(&mut request.messages), tools, extra, "messages").await?;
-    if let Some(format) = forced_call(prepared.tools, forced) {
-        settings.format = Some(format);
-    }
+    let prepared = prepare(&state, &name, std::mem::take(&mut request.messages), tools.as_ref(), extra, "messages").await?;
+    settings.format = prepared.answer_format(settings.format, tools.as_ref());
     let wanted = Wanted { logprobs, show_special: prepared.tools.is_some(), ..Wanted::default() };
     let events = submit(&prepared.language, &prepared.prompt, &settings, wanted).await?;
     let id = format!("chatcmpl-{}", uuid::Uuid::now_v7().simple());

@@ -18,6 +18,7 @@ use utoipa_axum::routes;
 use super::chat::StreamOptions;
 use super::chat_object::{UsageObject, reason};
 use super::chat_stream::{data, sse_error};
+use super::format::ResponseFormat;
 use super::knobs::{Knobs, Settings};
 use super::run::{Wanted, check_length, collect, failed, language, last_words, now, off_thread, submit};
 use super::stop::Stop;
@@ -89,6 +90,8 @@ struct CompletionRequest {
     seed: Option<i64>,
     /// Texts that end the answer, at most 16.
     stop: Option<Stop>,
+    /// What the answer keeps to (not OpenAI's).
+    response_format: Option<ResponseFormat>,
     /// Answers to each prompt [default: 1].
     #[schema(minimum = 1, maximum = 128)]
     n: Option<i64>,
@@ -182,7 +185,7 @@ impl CompletionRequest {
         if self.best_of.is_some_and(|b| b != self.n.unwrap_or(1)) {
             return Err(ApiError::field("best_of", "`best_of` is not available; `n` gives several answers."));
         }
-        Knobs {
+        let knobs = Knobs {
             temperature: self.temperature,
             top_p: self.top_p,
             top_k: self.top_k,
@@ -197,8 +200,9 @@ impl CompletionRequest {
             max_tokens: Some(self.max_tokens.unwrap_or(16)),
             max_tokens_field: "max_tokens",
             least_tokens: i64::from(!self.echo.unwrap_or(false)),
-        }
-        .settings()
+        };
+        let format = self.response_format.take().map(ResponseFormat::answer_format).transpose()?.flatten();
+        Ok(Settings { format, ..knobs.settings()? })
     }
 }
 
@@ -222,9 +226,6 @@ async fn completions(State(state): State<AppState>, ApiJson(mut request): ApiJso
     if request.stream_options.is_some() && !stream {
         return Err(ApiError::field("stream_options", "`stream_options` needs `stream` to be true."));
     }
-    if stream && echo {
-        return Err(ApiError::field("echo", "`echo` is not available in a stream."));
-    }
     let name = model_name(&state, request.model, request.adapter_id).await?;
     let language = language(&state, &name).await?;
     let prompts = prompts(&language, request.prompt).await?;
@@ -245,7 +246,10 @@ async fn completions(State(state): State<AppState>, ApiJson(mut request): ApiJso
     let head = Head { id: format!("cmpl-{}", uuid::Uuid::now_v7().simple()), created: now(), model: name };
     if stream {
         let usage = request.stream_options.and_then(|o| o.include_usage).unwrap_or(false);
-        return Ok(respond(state, head, language, events, logprobs.is_some(), usage, prompts.iter().map(|p| p.ids.len()).sum()));
+        let echoed = if echo { prompts.iter().map(|p| p.text.clone()).collect() } else { Vec::new() };
+        let prompt_tokens = prompts.iter().map(|p| p.ids.len()).sum();
+        let told = Told { logprobs: logprobs.is_some(), usage, echoed, each: settings.n, prompt_tokens };
+        return Ok(respond(state, head, language, events, told));
     }
     let mut choices = Vec::with_capacity(events.len());
     let mut usage = UsageObject::default();
@@ -280,15 +284,19 @@ impl Head {
     }
 }
 
-fn respond(
-    state: AppState,
-    head: Head,
-    language: std::sync::Arc<Language>,
-    events: Vec<Events>,
+/// What a stream tells beside the answers' texts.
+struct Told {
     logprobs: bool,
-    with_usage: bool,
+    usage: bool,
+    /// The prompts, where they stand before their answers.
+    echoed: Vec<String>,
+    /// Answers to each prompt.
+    each: usize,
     prompt_tokens: usize,
-) -> Response {
+}
+
+fn respond(state: AppState, head: Head, language: std::sync::Arc<Language>, events: Vec<Events>, told: Told) -> Response {
+    let Told { logprobs, usage: with_usage, echoed, each, prompt_tokens } = told;
     let mut left = events.len();
     let mut all = SelectAll::new();
     for (index, events) in events.into_iter().enumerate() {
@@ -307,7 +315,15 @@ fn respond(
                     yield sse_error(failed(failure));
                     return;
                 }
-                Some((_, Event::Prompt(_))) => {}
+                Some((index, Event::Prompt(tokens))) => {
+                    if let Some(text) = echoed.get(index / each) {
+                        let mut lists = CompletionLogprobs::default();
+                        tokens.iter().for_each(|t| lists.push(t, language.model.tokenizer()));
+                        let logprobs = logprobs.then_some(lists);
+                        let choice = CompletionChoice { index, text: text.clone(), logprobs, finish_reason: None };
+                        yield data(&head.object(vec![choice], none()));
+                    }
+                }
                 Some((index, Event::Token { text, info })) => {
                     let mut lists = CompletionLogprobs::default();
                     info.iter().for_each(|t| lists.push(t, language.model.tokenizer()));

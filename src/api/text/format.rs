@@ -5,6 +5,7 @@ use serde_json::Value;
 use tunesmith_ml::infer::Grammar;
 use utoipa::ToSchema;
 
+use super::knobs::AnswerFormat;
 use crate::api::error::ApiError;
 
 /// What an answer keeps to.
@@ -50,18 +51,19 @@ pub struct NamedSchema {
 }
 
 impl ResponseFormat {
-    /// The grammar, or nothing for any text.
-    pub fn grammar(self) -> Result<Option<Grammar>, ApiError> {
-        Ok(match self {
-            Self::Text {} => None,
-            Self::JsonObject {} => Some(Grammar::JsonObject),
+    /// What answers keep to, or nothing for any text.
+    pub fn answer_format(self) -> Result<Option<AnswerFormat>, ApiError> {
+        let grammar = match self {
+            Self::Text {} => return Ok(None),
+            Self::JsonObject {} => Grammar::JsonObject,
             Self::JsonSchema { json_schema } => {
                 check_schema_name(&json_schema.name, "response_format.json_schema.name")?;
-                Some(Grammar::JsonSchema(json_schema.schema.unwrap_or(Value::Bool(true))))
+                Grammar::JsonSchema(json_schema.schema.unwrap_or(Value::Bool(true)))
             }
-            Self::Regex { regex } => Some(Grammar::Regex(regex)),
-            Self::Choice { choices } => Some(Grammar::Choice(choices)),
-        })
+            Self::Regex { regex } => Grammar::Regex(regex),
+            Self::Choice { choices } => Grammar::Choice(choices),
+        };
+        Ok(Some(AnswerFormat { grammar, field: "response_format" }))
     }
 }
 

@@ -194,7 +194,15 @@ impl ChatTemplate {
         }
         let tools = options.tools.filter(|tools| !tools.is_empty());
         let variant = self.variant(tools.is_some())?;
-        work(&Scene::new(&variant.engine, variant.form, &self.tokens, messages, tools, &options.extra))
+        let scene = Scene::new(&variant.engine, variant.form, &self.tokens, messages, tools, &options.extra);
+        // Templates that add texts without asking fail where a call has no content beside it; clients mean no words by it.
+        if messages.iter().any(|message| message.content.is_none())
+            && matches!(scene.render(&scene.messages, false), Err(TemplateError::Failed { .. }))
+        {
+            let worded: Vec<Message> = messages.iter().map(Message::with_words).collect();
+            return work(&Scene::new(&variant.engine, variant.form, &self.tokens, &worded, tools, &options.extra));
+        }
+        work(&scene)
     }
 
     /// As transformers chooses: `tool_use` when there are tools and such a template, else `default`; and a single one

@@ -9,6 +9,8 @@ use llguidance::toktrie::{InferenceCapabilities, SimpleVob, TokEnv, TokRxInfo, T
 use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
 
+use super::call_grammar::{Beside, CallGrammar};
+use super::schema_check;
 use crate::error::{MlError, Result};
 
 /// White space in a row outside strings, at most: a small model would otherwise fill its whole answer with it.
@@ -31,20 +33,14 @@ pub enum Grammar {
     Regex(String),
     /// One of these texts.
     Choice(Vec<String>),
-    /// A JSON value of a schema between two marks. A mark that is a special token of the tokenizer is that token.
-    Marked {
-        /// A text after the other.
-        open: [&'static str; 2],
-        /// The schema.
-        schema: Value,
-        /// A text after the other.
-        close: [&'static str; 2],
-    },
+    /// Calls of functions, with or without text beside them.
+    Calls(CallGrammar),
 }
 
 /// Compiles grammars for one tokenizer.
 pub struct Grammars {
     factory: ParserFactory,
+    end: u32,
     /// Special tokens by their text.
     special: BTreeMap<String, usize>,
 }
@@ -76,12 +72,7 @@ impl Grammars {
         // The parser's inner state means nothing to who sent the grammar.
         factory.limits_mut().verbose_errors = false;
         let special = bytes.iter().enumerate().filter_map(|(id, b)| Some((String::from_utf8(b.strip_prefix(&[0xff])?.to_vec()).ok()?, id)));
-        Ok(Self { factory, special: special.collect() })
-    }
-
-    /// A text in a grammar: the special token of that spelling, or its characters.
-    fn spelled(&self, text: &str) -> String {
-        self.special.get(text).map_or_else(|| Value::from(text).to_string(), |id| format!("<[{id}]>"))
+        Ok(Self { factory, end, special: special.collect() })
     }
 
     /// A constraint at the beginning of its answer.
@@ -90,41 +81,117 @@ impl Grammars {
     /// [`MlError::Setting`] if the grammar is malformed, too large, uses what is not supported, or cannot be satisfied.
     pub fn compile(&self, grammar: &Grammar) -> Result<Constraint> {
         let refuse = |message: String| MlError::setting("response_format", message);
-        let grammar = match grammar {
+        let source = match grammar {
             Grammar::JsonSchema(schema) => TopLevelGrammar::from_json_schema(with_white_space(schema)?),
             Grammar::JsonObject => TopLevelGrammar::from_json_schema(with_white_space(&json!({"type": "object"}))?),
-            Grammar::Regex(regex) => {
-                check_size(regex.len())?;
-                TopLevelGrammar::from_regex(regex)
-            }
-            Grammar::Choice(choices) => {
-                if choices.is_empty() {
-                    return Err(refuse("a list of choices needs at least one".to_owned()));
-                }
-                check_size(choices.iter().map(String::len).sum())?;
-                // One expression: as many rules would be more than a parser keeps in a row.
-                let escaped: Vec<String> = choices.iter().map(|c| escaped(c)).collect();
-                TopLevelGrammar::from_regex(&escaped.join("|"))
-            }
-            Grammar::Marked { open, schema, close } => {
-                let parts = |texts: &[&str]| texts.iter().filter(|t| !t.is_empty()).map(|t| self.spelled(t)).collect::<Vec<_>>().join(" ");
-                let schema = with_white_space(schema)?;
-                TopLevelGrammar::from_lark(format!("start: {} value {}\nvalue: %json {schema}", parts(open), parts(close)))
+            Grammar::Regex(regex) => TopLevelGrammar::from_regex(checked(regex)?),
+            Grammar::Choice(choices) => TopLevelGrammar::from_regex(&any_of(choices)?),
+            Grammar::Calls(calls) => {
+                let told = match &calls.beside {
+                    Beside::Format(format) => rule(format)?,
+                    Beside::Nothing | Beside::Text => String::new(),
+                };
+                let call = format!("%json {}", with_white_space(&calls.schema)?);
+                TopLevelGrammar::from_lark(calls.lark(&self.special, &call, &told))
             }
         };
-        let parser = self.factory.create_parser(grammar).map_err(|e| refuse(in_short(&e)))?;
-        let constraint = Constraint { matcher: Matcher::new(Ok(parser)) };
+        for schema in schemas(grammar) {
+            schema_check::has_finite_answer(schema).map_err(refuse)?;
+        }
+        let parser = self.factory.create_parser(source).map_err(|e| refuse(self.with_place(grammar, in_short(&e))))?;
+        let constraint = Constraint { matcher: Matcher::new(Ok(parser)), end: self.end };
         // A grammar without any sentence shows itself at its first token, and one that is too complex mostly within the first few.
         let mut probe = constraint.clone();
         for _ in 0..PROBED {
             let allowed = probe.allowed().map_err(refuse)?;
-            let Some(id) = (0..allowed.0.len() as u32).find(|id| allowed.is_allowed(*id)) else { break };
+            let Some(id) = (0..allowed.mask.len() as u32).find(|id| allowed.is_allowed(*id)) else { break };
             if probe.accept(id).map_err(refuse)? {
                 break;
             }
         }
         Ok(constraint)
     }
+
+    /// What llguidance says of a grammar, with the place in its schema where that is wrong.
+    fn with_place(&self, grammar: &Grammar, why: String) -> String {
+        let fails = |part: &Value| {
+            let source = TopLevelGrammar::from_json_schema(with_white_space(part).ok()?);
+            self.factory.create_parser(source).err().map(|e| in_short(&e))
+        };
+        for schema in schemas(grammar) {
+            // In a grammar around it, a schema's own fault stands behind what says where the grammar has it.
+            let Some(own) = fails(schema) else { continue };
+            return match schema_check::place_of(schema, &own, &fails) {
+                Some(place) => format!("{}: {own}", told_place(schema, &place)),
+                None => own,
+            };
+        }
+        why
+    }
+}
+
+/// A place in a schema, and in that of calls the function and the place in its own schema.
+fn told_place(schema: &Value, place: &str) -> String {
+    for arguments in ["/properties/arguments", "/properties/parameters"] {
+        if let Some((call, inner)) = place.split_once(arguments)
+            && let Some(name) = schema.pointer(&format!("{call}/properties/name/const"))
+        {
+            return format!("function {name} at `{}`", if inner.is_empty() { "#" } else { inner });
+        }
+    }
+    format!("at `{place}`")
+}
+
+/// The schemas in a grammar.
+fn schemas(grammar: &Grammar) -> Vec<&Value> {
+    match grammar {
+        Grammar::JsonSchema(schema) => vec![schema],
+        Grammar::Calls(calls) => match &calls.beside {
+            Beside::Format(format) => schemas(format).into_iter().chain([&calls.schema]).collect(),
+            Beside::Nothing | Beside::Text => vec![&calls.schema],
+        },
+        Grammar::JsonObject | Grammar::Regex(_) | Grammar::Choice(_) => Vec::new(),
+    }
+}
+
+/// A grammar as the right side of a rule.
+fn rule(grammar: &Grammar) -> Result<String> {
+    Ok(match grammar {
+        Grammar::JsonSchema(schema) => format!("%json {}", with_white_space(schema)?),
+        Grammar::JsonObject => format!("%json {}", with_white_space(&json!({"type": "object"}))?),
+        Grammar::Regex(regex) => format!("/{}/", in_slashes(checked(regex)?)),
+        Grammar::Choice(choices) => format!("/{}/", in_slashes(&any_of(choices)?)),
+        Grammar::Calls(_) => return Err(MlError::setting("response_format", "calls are no format of a text".to_owned())),
+    })
+}
+
+/// An expression that matches these texts; one expression, since as many rules would be more than a parser keeps in a row.
+fn any_of(choices: &[String]) -> Result<String> {
+    if choices.is_empty() {
+        return Err(MlError::setting("response_format", "a list of choices needs at least one".to_owned()));
+    }
+    check_size(choices.iter().map(String::len).sum())?;
+    Ok(choices.iter().map(|c| escaped(c)).collect::<Vec<_>>().join("|"))
+}
+
+/// An expression that is not too long.
+fn checked(regex: &str) -> Result<&str> {
+    check_size(regex.len()).map(|()| regex)
+}
+
+/// An expression between the slashes of Lark.
+fn in_slashes(regex: &str) -> String {
+    let mut out = String::with_capacity(regex.len());
+    let mut escaped = false;
+    for c in regex.chars() {
+        match c {
+            '/' if !escaped => out.push_str("\\/"),
+            '\n' => out.push_str("\\n"),
+            c => out.push(c),
+        }
+        escaped = c == '\\' && !escaped;
+    }
+    out
 }
 
 /// The text as a regular expression that matches it alone.
@@ -181,22 +248,27 @@ fn with_white_space(schema: &Value) -> Result<Value> {
 /// A grammar with what an answer has used of it.
 pub struct Constraint {
     matcher: Matcher,
+    end: u32,
 }
 
 impl Clone for Constraint {
     /// Apart from the original: two answers share nothing that one of them changes.
     fn clone(&self) -> Self {
-        Self { matcher: self.matcher.deep_clone() }
+        Self { matcher: self.matcher.deep_clone(), end: self.end }
     }
 }
 
 /// The tokens that may come next.
-pub struct Allowed(SimpleVob);
+pub struct Allowed {
+    mask: SimpleVob,
+    /// Whether the answer may end here.
+    pub may_end: bool,
+}
 
 impl Allowed {
     /// Whether the token may come next.
     pub fn is_allowed(&self, id: u32) -> bool {
-        (id as usize) < self.0.len() && self.0.is_allowed(id)
+        (id as usize) < self.mask.len() && self.mask.is_allowed(id)
     }
 }
 
@@ -206,7 +278,9 @@ impl Constraint {
     /// # Errors
     /// If the grammar became too complex.
     pub fn allowed(&mut self) -> std::result::Result<Allowed, String> {
-        self.matcher.compute_mask_or_eos().map(Allowed).map_err(|e| in_short(&e))
+        let mask = self.matcher.compute_mask_or_eos().map_err(|e| in_short(&e))?;
+        let may_end = mask.is_allowed(self.end);
+        Ok(Allowed { mask, may_end })
     }
 
     /// Takes the next token in; true when nothing may follow it.

@@ -1,15 +1,18 @@
 //! Answering: encoders that several classifiers share with one pass over rows of any of them, and the generation engine.
 
+mod call_grammar;
 mod classifier;
 mod constraint;
 mod decoder;
 mod engine;
 mod page_pool;
 mod sampling;
+mod schema_check;
 mod scores;
 mod sequence;
 mod text_stream;
 
+pub use call_grammar::{Beside, CallGrammar};
 pub use classifier::{Answer, DEFAULT_THRESHOLD, ServedBase, ServedClassifier, classify};
 pub use constraint::{Constraint, Grammar};
 pub use decoder::{ServedAdapter, ServedDecoder};

@@ -249,7 +249,11 @@ impl Sequence {
         let id = match &mut self.request.constraint {
             None => self.sampler.next(row, None),
             Some(constraint) => match constraint.allowed() {
-                Ok(allowed) => self.sampler.next(row, Some(&|id| allowed.is_allowed(id))),
+                Ok(allowed) => {
+                    // The grammar knows one of the tokens that end an answer; where it may end, the others are as good.
+                    let ends = &self.request.stop_tokens;
+                    self.sampler.next(row, Some(&|id| allowed.is_allowed(id) || allowed.may_end && ends.contains(&id)))
+                }
                 Err(why) => return self.break_off(&why),
             },
         };
