@@ -32,6 +32,11 @@ impl GgufFile {
         Some(shape)
     }
 
+    /// The type in which the file has the tensor of that name, if it has it.
+    pub fn hf_kind(&self, hf_name: &str) -> Option<Kind> {
+        Some(self.raw(self.own_name(hf_name)?)?.0.kind)
+    }
+
     /// A tensor by Hugging Face's name, as f32 in Hugging Face's order, with its shape; nothing if the file has none.
     ///
     /// # Errors

@@ -35,7 +35,8 @@ pub struct ServedAdapter {
 }
 
 impl ServedDecoder {
-    /// Loads the decoder of a Hugging Face folder in f32, or of a GGUF file with the blocks that it has.
+    /// Loads the decoder of a Hugging Face folder, with matrices in bf16 where the file has them so and in f32 else, or of a GGUF file
+    /// with the blocks that it has.
     ///
     /// # Errors
     /// If neither is there, or the model or its tokenizer is not supported.

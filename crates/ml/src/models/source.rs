@@ -93,6 +93,14 @@ impl Weights {
         }
     }
 
+    /// Whether the file has the tensor in bf16.
+    pub fn is_bf16(&self, name: &str) -> bool {
+        match self {
+            Self::Folder(file, _) => file.is_bf16(name),
+            Self::Gguf(file) => file.hf_kind(name) == Some(Kind::BF16),
+        }
+    }
+
     /// Reads a tensor as f32 and checks its shape.
     ///
     /// # Errors

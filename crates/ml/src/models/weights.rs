@@ -124,6 +124,11 @@ impl WeightFile {
         self.view(name, |v| Ok(Some(v.shape().to_vec())))
     }
 
+    /// Whether the tensor is there and in bf16.
+    pub fn is_bf16(&self, name: &str) -> bool {
+        self.contains(name) && self.view(name, |v| Ok(v.dtype() == Dtype::BF16)).unwrap_or(false)
+    }
+
     /// Reads a tensor as f32 and checks its shape.
     ///
     /// # Errors

@@ -1,11 +1,12 @@
 //! Embedding tables: rows gathered by id, and their gradients added back.
 //!
-//! A table out of a GGUF file may keep its blocks in serving; a tied output layer then holds the same ones.
+//! In serving a table may stay as its file has it, in the blocks of a GGUF file or in bf16; a tied output layer then holds the same memory.
 
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use tunesmith_ops::embedding::{gather, scatter_add};
+use tunesmith_ops::matmul::Packed;
 use tunesmith_ops::quant::QuantPacked;
 
 use super::ctx::{Ctx, Kernels};
@@ -16,15 +17,22 @@ use crate::error::{MlError, Result};
 /// A table `[entries, hidden]`.
 #[derive(Clone)]
 pub struct Embedding {
-    /// The table; empty where it is quantised.
+    /// The table; empty where it is kept in another form.
     pub weight: Param,
-    quantised: Option<Arc<QuantPacked>>,
+    kept: Option<Kept>,
+}
+
+/// A table for serving in the form that its file has.
+#[derive(Clone)]
+enum Kept {
+    Blocks(Arc<QuantPacked>),
+    Halves(Arc<Packed>),
 }
 
 impl Embedding {
     /// A table in f32.
     pub fn new(weight: Param) -> Self {
-        Self { weight, quantised: None }
+        Self { weight, kept: None }
     }
 
     /// A table that keeps the blocks of its file, for serving.
@@ -32,12 +40,28 @@ impl Embedding {
     /// # Errors
     /// If candle cannot make an empty tensor.
     pub fn quantised(name: &str, table: Arc<QuantPacked>) -> Result<Self> {
-        Ok(Self { weight: Param::new(name, Tensor::zeros(0, DType::F32, &Device::Cpu)?), quantised: Some(table) })
+        Self::kept(name, Kept::Blocks(table))
     }
 
-    /// Bytes of the blocks that it keeps.
+    /// A table that stays in bf16, for serving; `table` is in halves.
+    ///
+    /// # Errors
+    /// If candle cannot make an empty tensor.
+    pub fn halves(name: &str, table: Arc<Packed>) -> Result<Self> {
+        Self::kept(name, Kept::Halves(table))
+    }
+
+    fn kept(name: &str, table: Kept) -> Result<Self> {
+        Ok(Self { weight: Param::new(name, Tensor::zeros(0, DType::F32, &Device::Cpu)?), kept: Some(table) })
+    }
+
+    /// Bytes of what it keeps in another form.
     pub fn packed_bytes(&self) -> usize {
-        self.quantised.as_ref().map_or(0, |q| q.bytes())
+        match &self.kept {
+            None => 0,
+            Some(Kept::Blocks(table)) => table.bytes(),
+            Some(Kept::Halves(table)) => table.bytes(),
+        }
     }
 
     /// The rows `ids` of the table, `[ids, hidden]`.
@@ -45,8 +69,9 @@ impl Embedding {
     /// # Errors
     /// If an id lies outside the table.
     pub fn forward(&self, ids: &[u32], ctx: &Ctx) -> Result<Tensor> {
-        let (entries, dim) = match &self.quantised {
-            Some(table) => (table.n(), table.k()),
+        let (entries, dim) = match &self.kept {
+            Some(Kept::Blocks(table)) => (table.n(), table.k()),
+            Some(Kept::Halves(table)) => (table.n(), table.k()),
             None => self.weight.value.dims2()?,
         };
         if let Some(id) = ids.iter().find(|&&id| id as usize >= entries) {
@@ -55,9 +80,12 @@ impl Embedding {
                 self.weight.name
             )));
         }
-        if let Some(table) = &self.quantised {
+        if let Some(kept) = &self.kept {
             let mut y = vec![0f32; ids.len() * dim];
-            y.chunks_exact_mut(dim).zip(ids).for_each(|(y, id)| table.row(*id as usize, y));
+            y.chunks_exact_mut(dim).zip(ids).for_each(|(y, id)| match kept {
+                Kept::Blocks(table) => table.row(*id as usize, y),
+                Kept::Halves(table) => table.row(*id as usize, y),
+            });
             return Ok(Tensor::from_vec(y, (ids.len(), dim), &Device::Cpu)?);
         }
         match ctx.kernels {

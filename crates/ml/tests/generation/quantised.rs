@@ -1,4 +1,6 @@
-//! Blocks that are kept against the same blocks as f32.
+//! Weights that are kept in the form of their file, against the same weights as f32.
+
+use std::path::Path;
 
 use candle_core::Device;
 use tunesmith_ml::models::BackwardPlan;
@@ -41,4 +43,20 @@ fn memory_is_that_of_the_file_and_a_tied_output_layer_takes_none() {
     let mut dense = DecoderBase::load(folder.path(), &Device::Cpu).unwrap();
     dense.decoder.pack(Precision::F32, false).unwrap();
     assert!(dense.decoder.bytes() > 5 * kept.decoder.bytes());
+}
+
+#[test]
+fn a_model_in_bf16_takes_half_the_memory_and_has_the_logits_of_f32_bit_for_bit() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/decoders/llama-bf16");
+    let mut dense = DecoderBase::load(&folder, &Device::Cpu).unwrap();
+    let mut kept = DecoderBase::load_to_serve(&folder).unwrap();
+    let vocabulary = dense.decoder.config.vocab_size as u32;
+    for rows in [1, 3, 40] {
+        let ids: Vec<u32> = (0..rows).map(|i| i * 5 % vocabulary).collect();
+        let (dense, kept) = (logits(&mut dense, &ids), logits(&mut kept, &ids));
+        assert!(dense.iter().zip(&kept).all(|(a, b)| a.to_bits() == b.to_bits()), "{rows} rows");
+    }
+    // Its embedding is the output layer, which f32 holds twice; matrices as narrow as here fill their panels badly.
+    let ratio = kept.decoder.bytes() as f64 / dense.decoder.bytes() as f64;
+    assert!(ratio < 0.6, "{ratio} of the memory");
 }

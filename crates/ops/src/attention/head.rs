@@ -4,7 +4,9 @@
 
 use super::AttentionSpec;
 use crate::dropout::RowBits;
-use crate::matmul::{Finish, Kernels, PANEL_VECTORS, Precision, Source, Start, Tile, pack_panel, packed_len, panel, panel_count, tile};
+use crate::matmul::{
+    FULL, Finish, Kernels, PANEL_VECTORS, Precision, Source, Start, Tile, pack_panel, packed_len, panel, panel_count, tile,
+};
 use std::ops::Range;
 
 /// Keys per step of the online softmax: a border of the sequence, the same for every row and every batch.
@@ -156,7 +158,7 @@ pub(super) unsafe fn product<S: Kernels>(
                 finish: Finish::Store { scale, bias: std::ptr::null(), accumulate },
             };
             // SAFETY: the right side's slice was just checked; left and c are the caller's promise.
-            unsafe { tile::<S, false>(s, (rows - row).min(S::MR), p.vectors, &job) };
+            unsafe { tile::<S, FULL>(s, (rows - row).min(S::MR), p.vectors, &job) };
         }
     }
 }

@@ -14,7 +14,8 @@ pub use pack::{Packed, Plain};
 
 pub(crate) use buffer::{Buffer, Shared, with_scratch};
 pub(crate) use pack::{PANEL_VECTORS, Source, pack_panel, packed_len, panel, panel_count};
-pub(crate) use tile::{Finish, Kernels, Start, Tile, tile};
+pub(crate) use tile::{FULL, Finish, Kernels, Start, Tile, tile};
+use tile::{HALVES, PAIRS};
 
 use crate::cpu::{self, Isa};
 
@@ -97,7 +98,12 @@ pub fn matmul(x: &[f32], rows: usize, w: &Packed, y: &mut [f32], ep: Epilogue) {
     if let Some(bias) = ep.bias {
         assert_eq!(bias.len(), n, "matmul: bias");
     }
-    run(x, rows, product::Right::Packed(w), w.precision(), y, ep);
+    let right = product::Right::Packed(w);
+    if w.is_halves() {
+        with_kernels!(s => product::multiply::<_, HALVES>(s, x, rows, right, y, ep));
+    } else {
+        run(x, rows, right, w.precision(), y, ep);
+    }
 }
 
 /// As [`matmul`], to the same bits, with a weight that is packed on the way.
@@ -113,8 +119,8 @@ pub fn matmul_plain(x: &[f32], rows: usize, w: &Plain, y: &mut [f32], ep: Epilog
 
 fn run(x: &[f32], rows: usize, w: product::Right, precision: Precision, y: &mut [f32], ep: Epilogue) {
     with_kernels!(s => match precision {
-        Precision::F32 => product::multiply::<_, false>(s, x, rows, w, y, ep),
-        Precision::Bf16 => product::multiply::<_, true>(s, x, rows, w, y, ep),
+        Precision::F32 => product::multiply::<_, FULL>(s, x, rows, w, y, ep),
+        Precision::Bf16 => product::multiply::<_, PAIRS>(s, x, rows, w, y, ep),
     });
 }
 
@@ -126,7 +132,7 @@ pub fn matmul_tn(a: &[f32], b: &[f32], t: usize, n: usize, k: usize, c: &mut [f3
     assert_eq!(c.len(), n * k, "matmul_tn: c has {} elements, [{n}, {k}] needs {}", c.len(), n * k);
     let job = tn::Transposed { a, b, t, n, k, scale, accumulate };
     with_kernels!(s => match precision {
-        Precision::F32 => tn::multiply::<_, false>(s, &job, c),
-        Precision::Bf16 => tn::multiply::<_, true>(s, &job, c),
+        Precision::F32 => tn::multiply::<_, FULL>(s, &job, c),
+        Precision::Bf16 => tn::multiply::<_, PAIRS>(s, &job, c),
     });
 }

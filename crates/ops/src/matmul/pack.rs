@@ -1,12 +1,14 @@
 //! Weights in the layout that the micro-kernels read: panels of two vectors of outputs, each laid out step by step along K.
 //!
 //! Layers pack a weight once when they serve and after every update when they train. The last panel is one vector wide
-//! where that suffices; its padding is zero. With bf16 a step is a pair of inputs, interleaved in 32 bits.
+//! where that suffices; its padding is zero. With bf16 a step is a pair of inputs, interleaved in 32 bits. Halves are bf16 in memory
+//! and f32 in arithmetic: a step is one input there, and a word has it for a column of either vector.
 
 use super::buffer::Buffer;
 use super::{Layout, Precision};
 use crate::half::bf16_bits;
 use crate::simd::{Simd, dispatch};
+use half::bf16;
 use rayon::prelude::*;
 
 /// A weight matrix ready for [`super::matmul`].
@@ -17,6 +19,7 @@ pub struct Packed {
     k: usize,
     layout: Layout,
     precision: Precision,
+    halves: bool,
 }
 
 /// A panel of the packed matrix.
@@ -84,13 +87,64 @@ impl Packed {
     /// Packs `w`, which has `n · k` elements in the given layout.
     pub fn new(w: &[f32], n: usize, k: usize, layout: Layout, precision: Precision) -> Packed {
         let data = Buffer::zeros(packed_len(n, precision.steps(k), lanes()));
-        let mut packed = Packed { data, n, k, layout, precision };
+        let mut packed = Packed { data, n, k, layout, precision, halves: false };
         packed.repack(w);
         packed
     }
 
+    /// Packs `w`, whose `n · k` elements are bf16 numbers, in half the memory: products have the bits that f32 would give. An element
+    /// that is no bf16 number is rounded to one.
+    pub fn halves(w: &[f32], n: usize, k: usize, layout: Layout) -> Packed {
+        assert_eq!(w.len(), n * k, "pack: w has {} elements, [{n}, {k}] needs {}", w.len(), n * k);
+        let lanes = lanes();
+        let words = lanes * k;
+        let mut data = Buffer::zeros(panel_count(n, lanes) * words);
+        let bits = |column: usize, input: usize| {
+            let at = if layout == Layout::RowMajor { column * k + input } else { input * n + column };
+            u32::from(bf16::from_f32(w[at]).to_bits())
+        };
+        if words > 0 {
+            let panels = data.as_mut_slice()[..panel_count(n, lanes) * words].par_chunks_mut(words).enumerate();
+            panels.for_each(|(index, out)| {
+                let first = index * lanes * PANEL_VECTORS;
+                for lane in 0..lanes.min(n - first) {
+                    let other = Some(first + lanes + lane).filter(|column| *column < n);
+                    for (input, word) in out.iter_mut().skip(lane).step_by(lanes).enumerate() {
+                        let high = other.map_or(0, |column| bits(column, input));
+                        *word = f32::from_bits(high << 16 | bits(first + lane, input));
+                    }
+                }
+            });
+        }
+        Packed { data, n, k, layout, precision: Precision::F32, halves: true }
+    }
+
+    /// Whether it was packed by [`Packed::halves`].
+    pub fn is_halves(&self) -> bool {
+        self.halves
+    }
+
+    /// Writes the weights of output `n` to `row`, `[k]`. Only of halves, whose embedding tables are read this way.
+    ///
+    /// # Panics
+    /// If there is no such output, `row` has another length, or the weight is not in halves.
+    pub fn row(&self, n: usize, row: &mut [f32]) {
+        assert!(self.halves && n < self.n && row.len() == self.k, "row {n} of [{}, {}] in halves", self.n, self.k);
+        let lanes = lanes();
+        let (panel, column) = (n / (lanes * PANEL_VECTORS), n % (lanes * PANEL_VECTORS));
+        let words = self.data()[panel * lanes * self.k..].iter().skip(column % lanes).step_by(lanes);
+        for (out, word) in row.iter_mut().zip(words) {
+            let bits = word.to_bits();
+            *out = f32::from_bits(if column < lanes { bits << 16 } else { bits & 0xffff_0000 });
+        }
+    }
+
     /// Packs new values of the same shape in place.
     pub fn repack(&mut self, w: &[f32]) {
+        if self.halves {
+            *self = Packed::halves(w, self.n, self.k, self.layout);
+            return;
+        }
         let (n, k, precision, layout) = (self.n, self.k, self.precision, self.layout);
         assert_eq!(w.len(), n * k, "pack: w has {} elements, [{n}, {k}] needs {}", w.len(), n * k);
         let (lanes, steps) = (lanes(), precision.steps(k));

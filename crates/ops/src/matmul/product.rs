@@ -7,7 +7,7 @@
 
 use super::buffer::{Shared, with_scratch};
 use super::pack::{PANEL_VECTORS, Packed, Panel, Plain, Source, pack_panel, panel, panel_count};
-use super::tile::{Finish, Kernels, Start, Tile, tile};
+use super::tile::{Finish, HALVES, Kernels, Mode, PAIRS, Start, Tile, tile};
 use super::{Epilogue, Precision};
 use rayon::prelude::*;
 
@@ -72,7 +72,7 @@ struct Product<'a> {
 }
 
 /// Splits a product into tasks and runs them. Lengths were checked by the caller.
-pub(super) fn multiply<S: Kernels, const BF16: bool>(s: S, x: &[f32], rows: usize, w: Right, y: &mut [f32], ep: Epilogue) {
+pub(super) fn multiply<S: Kernels, const MODE: Mode>(s: S, x: &[f32], rows: usize, w: Right, y: &mut [f32], ep: Epilogue) {
     let panels = panel_count(w.n(), S::LANES);
     if rows == 0 || panels == 0 {
         return;
@@ -91,7 +91,7 @@ pub(super) fn multiply<S: Kernels, const BF16: bool>(s: S, x: &[f32], rows: usiz
         let (block, chunk) = (task / chunks, task % chunks);
         let rows = block * block_rows..rows.min((block + 1) * block_rows);
         let panels = panels * chunk / chunks..panels * (chunk + 1) / chunks;
-        product.run_block::<S, BF16>(s, rows, panels);
+        product.run_block::<S, MODE>(s, rows, panels);
     };
     if threads == 1 || blocks * chunks == 1 {
         (0..blocks * chunks).for_each(run);
@@ -109,10 +109,10 @@ struct Left {
 }
 
 impl Product<'_> {
-    fn run_block<S: Kernels, const BF16: bool>(&self, s: S, rows: std::ops::Range<usize>, panels: std::ops::Range<usize>) {
+    fn run_block<S: Kernels, const MODE: Mode>(&self, s: S, rows: std::ops::Range<usize>, panels: std::ops::Range<usize>) {
         let (k, steps) = (self.w.k(), self.steps);
         let tiles = rows.len().div_ceil(S::MR);
-        let direct = !BF16 && rows.len() <= DIRECT_ROWS.min(S::MR);
+        let direct = MODE != PAIRS && rows.len() <= DIRECT_ROWS.min(S::MR);
         let step = S::MR.next_multiple_of(S::LANES);
         let packed = if direct { 0 } else { tiles * steps * step };
         let spill = tiles * S::MR * PANEL_VECTORS * S::LANES;
@@ -127,7 +127,7 @@ impl Product<'_> {
             let left = if direct {
                 Left { start: x.as_ptr(), tile: 0, row: k, step: 1 }
             } else {
-                let precision = if BF16 { Precision::Bf16 } else { Precision::F32 };
+                let precision = if MODE == PAIRS { Precision::Bf16 } else { Precision::F32 };
                 for (i, out) in packed.chunks_exact_mut((steps * step).max(1)).enumerate() {
                     let here = (rows.len() - i * S::MR).min(S::MR);
                     let source = Source { data: &x[i * S::MR * k..], stride: k, across: true };
@@ -137,12 +137,12 @@ impl Product<'_> {
             };
             for index in panels {
                 let panel = panel(index, self.w.n(), steps, S::LANES);
-                self.run_panel::<S, BF16>(s, &rows, panel, &left, spill, panel_slice);
+                self.run_panel::<S, MODE>(s, &rows, panel, &left, spill, panel_slice);
             }
         });
     }
 
-    fn run_panel<S: Kernels, const BF16: bool>(
+    fn run_panel<S: Kernels, const MODE: Mode>(
         &self,
         s: S,
         rows: &std::ops::Range<usize>,
@@ -160,6 +160,8 @@ impl Product<'_> {
             let first = i * slice;
             let k = slice.min(steps - first);
             let right = match self.w {
+                // Two columns share a word there, and a panel of one vector is as wide as one of two.
+                Right::Packed(w) if MODE == HALVES => &w.data()[panel.offset / PANEL_VECTORS + first * S::LANES..][..k * S::LANES],
                 Right::Packed(w) => &w.data()[panel.offset + first * width..][..k * width],
                 Right::Plain(w) => {
                     w.pack(&panel, first, k, width, &mut panel_slice[..k * width]);
@@ -175,7 +177,7 @@ impl Product<'_> {
                     a_row: left.row,
                     a_step: left.step,
                     b: right.as_ptr(),
-                    b_step: width,
+                    b_step: if MODE == HALVES { S::LANES } else { width },
                     c: self.y.ptr().wrapping_add((rows.start + t * S::MR) * n + panel.first),
                     c_row: n,
                     cols: panel.cols,
@@ -187,9 +189,9 @@ impl Product<'_> {
                     },
                 };
                 // SAFETY: `a` is the packed (or direct) left side of these rows with `steps` steps, of which first .. first + k are walked;
-                // `right` holds `width` columns for each of these; the spill area has MR · 2 vectors; y has these rows, with panel.cols
+                // `right` holds `width` columns (with HALVES: LANES words) for each of these; the spill area has MR · 2 vectors; y has these rows, with panel.cols
                 // columns from panel.first, and no other task has both the same rows and the same panel; bias has n elements.
-                unsafe { tile::<S, BF16>(s, here, panel.vectors, &job) };
+                unsafe { tile::<S, MODE>(s, here, panel.vectors, &job) };
             }
         }
     }

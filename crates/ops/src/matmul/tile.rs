@@ -8,6 +8,15 @@
 
 use crate::simd::Simd;
 
+/// How a tile reads its operands: a number, since that may stand among const generics.
+pub(crate) type Mode = u8;
+/// f32 on both sides.
+pub(crate) const FULL: Mode = 0;
+/// Pairs of bf16 on both sides, multiplied by the processor's unit for them.
+pub(crate) const PAIRS: Mode = 1;
+/// f32 on the left; on the right bf16 of two columns in a word, which become f32 on the way, to the bits of [`FULL`].
+pub(crate) const HALVES: Mode = 2;
+
 /// Where a tile's operands are and what becomes of its sums.
 #[derive(Clone, Copy)]
 pub(crate) struct Tile {
@@ -58,21 +67,21 @@ pub(crate) trait Kernels: Simd {
     /// Most rows of a tile.
     const MR: usize;
 
-    /// Runs the f32 (or, with `BF16`, the bf16 pair) tile of `M` rows and `N` vectors.
+    /// Runs the tile of `M` rows and `N` vectors.
     ///
     /// # Safety
     /// See [`run_tile`].
-    unsafe fn tile<const M: usize, const N: usize, const BF16: bool>(self, tile: &Tile);
+    unsafe fn tile<const M: usize, const N: usize, const MODE: Mode>(self, tile: &Tile);
 }
 
 /// The generic micro-kernel.
 ///
 /// # Safety
-/// With L lanes: a must be readable at every (row < M, step < k), b for N·L columns of every step, a spill area for M·N·L
+/// With L lanes: a must be readable at every (row < M, step < k), b for N·L columns of every step (L words with [`HALVES`]), a spill area for M·N·L
 /// elements; c must be writable (and readable if it accumulates) for M rows of `cols` columns, bias readable for `cols`. Nothing
 /// else may write these during the call.
 #[inline(always)]
-pub(super) unsafe fn run_tile<S: Simd, const M: usize, const N: usize, const BF16: bool>(s: S, t: &Tile) {
+pub(super) unsafe fn run_tile<S: Simd, const M: usize, const N: usize, const MODE: Mode>(s: S, t: &Tile) {
     let lanes = S::LANES;
     let mut acc = [[s.splat(0.0); N]; M];
     if let Start::Spilled(from) = t.start {
@@ -86,14 +95,23 @@ pub(super) unsafe fn run_tile<S: Simd, const M: usize, const N: usize, const BF1
     let (mut a, mut b) = (t.a, t.b);
     for _ in 0..t.k {
         let mut right = [s.splat(0.0); N];
-        for v in 0..N {
-            // SAFETY: b has N·L columns at every step below k.
-            right[v] = unsafe { s.load_ptr(b.add(v * lanes)) };
+        if MODE == HALVES {
+            // SAFETY: b has L words at every step below k.
+            let words = s.bits(unsafe { s.load_ptr(b) });
+            right[0] = s.float(s.shl::<16>(words));
+            if N > 1 {
+                right[N - 1] = s.float(s.iand(words, s.isplat(0xffff_0000)));
+            }
+        } else {
+            for v in 0..N {
+                // SAFETY: b has N·L columns at every step below k.
+                right[v] = unsafe { s.load_ptr(b.add(v * lanes)) };
+            }
         }
         for r in 0..M {
             // SAFETY: a has row r at every step below k.
             let left = unsafe { *a.add(r * t.a_row) };
-            if BF16 {
+            if MODE == PAIRS {
                 let left = s.isplat(left.to_bits());
                 for v in 0..N {
                     acc[r][v] = s.dot_bf16(acc[r][v], left, s.bits(right[v]));
@@ -219,14 +237,14 @@ macro_rules! kernels {
             const MR: usize = $rows;
 
             #[inline(always)]
-            unsafe fn tile<const M: usize, const N: usize, const BF16: bool>(self, tile: &Tile) {
+            unsafe fn tile<const M: usize, const N: usize, const MODE: Mode>(self, tile: &Tile) {
                 #[target_feature(enable = $features)]
-                unsafe fn run<const M: usize, const N: usize, const BF16: bool>(s: $token, tile: &Tile) {
+                unsafe fn run<const M: usize, const N: usize, const MODE: Mode>(s: $token, tile: &Tile) {
                     // SAFETY: passed on to the caller.
-                    unsafe { run_tile::<$token, M, N, BF16>(s, tile) }
+                    unsafe { run_tile::<$token, M, N, MODE>(s, tile) }
                 }
                 // SAFETY: the token proves the features; the rest is passed on to the caller.
-                unsafe { run::<M, N, BF16>(self, tile) }
+                unsafe { run::<M, N, MODE>(self, tile) }
             }
         }
     };
@@ -257,9 +275,9 @@ impl Kernels for crate::simd::Portable {
     const MR: usize = 4;
 
     #[inline(always)]
-    unsafe fn tile<const M: usize, const N: usize, const BF16: bool>(self, tile: &Tile) {
+    unsafe fn tile<const M: usize, const N: usize, const MODE: Mode>(self, tile: &Tile) {
         // SAFETY: passed on to the caller.
-        unsafe { run_tile::<Self, M, N, BF16>(self, tile) }
+        unsafe { run_tile::<Self, M, N, MODE>(self, tile) }
     }
 }
 
@@ -268,16 +286,16 @@ impl Kernels for crate::simd::Portable {
 /// # Safety
 /// See [`run_tile`]; rows must be in 1 ..= MR and vectors in 1 ..= 2.
 #[inline(always)]
-pub(crate) unsafe fn tile<S: Kernels, const BF16: bool>(s: S, rows: usize, vectors: usize, t: &Tile) {
+pub(crate) unsafe fn tile<S: Kernels, const MODE: Mode>(s: S, rows: usize, vectors: usize, t: &Tile) {
     macro_rules! pick {
         ($($m:literal)*) => {
             match (rows, vectors) {
                 // The test is known at compile time: shapes above an instruction set's MR are never compiled.
                 $(
                     // SAFETY: passed on to the caller.
-                    ($m, 1) if const { $m <= S::MR } => unsafe { s.tile::<$m, 1, BF16>(t) },
+                    ($m, 1) if const { $m <= S::MR } => unsafe { s.tile::<$m, 1, MODE>(t) },
                     // SAFETY: passed on to the caller.
-                    ($m, 2) if const { $m <= S::MR } => unsafe { s.tile::<$m, 2, BF16>(t) },
+                    ($m, 2) if const { $m <= S::MR } => unsafe { s.tile::<$m, 2, MODE>(t) },
                 )*
                 _ => unreachable!("a tile of {rows} rows and {vectors} vectors"),
             }

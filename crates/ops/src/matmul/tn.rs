@@ -7,7 +7,7 @@ use super::Precision;
 use super::buffer::{Shared, with_scratch};
 use super::pack::{PANEL_VECTORS, panel, panel_count};
 use super::slab::{Slab, pack_slab};
-use super::tile::{Finish, Kernels, Start, Tile, tile};
+use super::tile::{Finish, Kernels, Mode, PAIRS, Start, Tile, tile};
 use rayon::prelude::*;
 
 /// Rows of a and b per slice; even, so that bf16 pairs do not cross borders.
@@ -31,7 +31,7 @@ pub(super) struct Transposed<'a> {
 }
 
 /// Splits the result into rectangles and fills them. Lengths were checked by the caller.
-pub(super) fn multiply<S: Kernels, const BF16: bool>(s: S, job: &Transposed, c: &mut [f32]) {
+pub(super) fn multiply<S: Kernels, const MODE: Mode>(s: S, job: &Transposed, c: &mut [f32]) {
     if c.is_empty() {
         return;
     }
@@ -58,7 +58,7 @@ pub(super) fn multiply<S: Kernels, const BF16: bool>(s: S, job: &Transposed, c: 
     let run = |task: usize| {
         let (row, column) = (task / columns * high * S::MR, task % columns * wide);
         let rows = row..job.n.min(row + high * S::MR);
-        job.run_rectangle::<S, BF16>(s, rows, column..panels.min(column + wide), c);
+        job.run_rectangle::<S, MODE>(s, rows, column..panels.min(column + wide), c);
     };
     if threads == 1 || tasks == 1 {
         (0..tasks).for_each(run);
@@ -68,8 +68,8 @@ pub(super) fn multiply<S: Kernels, const BF16: bool>(s: S, job: &Transposed, c: 
 }
 
 impl Transposed<'_> {
-    fn run_rectangle<S: Kernels, const BF16: bool>(&self, s: S, rows: std::ops::Range<usize>, panels: std::ops::Range<usize>, c: Shared) {
-        let precision = if BF16 { Precision::Bf16 } else { Precision::F32 };
+    fn run_rectangle<S: Kernels, const MODE: Mode>(&self, s: S, rows: std::ops::Range<usize>, panels: std::ops::Range<usize>, c: Shared) {
+        let precision = if MODE == PAIRS { Precision::Bf16 } else { Precision::F32 };
         let (n, k, width) = (self.n, self.k, PANEL_VECTORS * S::LANES);
         let first = panels.start * width;
         let cols = k.min(panels.end * width) - first;
@@ -107,7 +107,7 @@ impl Transposed<'_> {
                         };
                         // SAFETY: both sides were just packed with `steps` steps of at least MR rows and of the panel's vectors; c has these
                         // rows with p.cols columns from first + p.first, and the tasks' rectangles are disjoint.
-                        unsafe { tile::<S, BF16>(s, (rows.end - row).min(S::MR), p.vectors, &job) };
+                        unsafe { tile::<S, MODE>(s, (rows.end - row).min(S::MR), p.vectors, &job) };
                     }
                 }
             }

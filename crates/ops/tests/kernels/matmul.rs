@@ -70,6 +70,30 @@ proptest! {
     }
 
     #[test]
+    fn halves_give_the_bits_that_f32_gives(
+        rows in 0usize..40, n in 0usize..90, k in 0usize..70, seed in 0u64..1000, with_bias: bool, accumulate: bool,
+    ) {
+        let w: Vec<f32> = random(n * k, seed).into_iter().map(|v| bf16::from_f32(v).to_f32()).collect();
+        let (x, bias, old) = (random(rows * k, seed + 1), random(n, seed + 2), random(rows * n, seed + 3));
+        let ep = Epilogue { bias: with_bias.then_some(&bias[..]), scale: 0.75, accumulate };
+        let product = |packed: &Packed| {
+            let mut y = old.clone();
+            matmul(&x, rows, packed, &mut y, ep);
+            bits(&y)
+        };
+        let full = product(&Packed::new(&w, n, k, Layout::RowMajor, Precision::F32));
+        for (layout, w) in [(Layout::RowMajor, w.clone()), (Layout::Transposed, transposed(&w, n, k))] {
+            prop_assert!(product(&Packed::halves(&w, n, k, layout)) == full, "halves show in the bits");
+        }
+        let packed = Packed::halves(&w, n, k, Layout::RowMajor);
+        for (j, expected) in w.chunks_exact(k.max(1)).enumerate() {
+            let mut row = vec![0.0; k];
+            packed.row(j, &mut row);
+            prop_assert!(bits(&row) == bits(expected), "row {j}");
+        }
+    }
+
+    #[test]
     fn a_transposed_product_equals_its_scalar_twin(
         t in 0usize..90, n in 0usize..40, k in 0usize..90, seed in 0u64..1000, precision in precisions(), accumulate: bool,
     ) {

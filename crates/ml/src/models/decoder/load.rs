@@ -33,7 +33,8 @@ impl DecoderBase {
         Self::read(path, device, false)
     }
 
-    /// As [`Self::load`], for serving on the CPU: matrices of a GGUF file keep their blocks where the products know the format.
+    /// As [`Self::load`], for serving on the CPU: matrices stay as their file has them where the products know the form, in the blocks
+    /// of a GGUF file or in bf16.
     ///
     /// # Errors
     /// As [`Self::load`].
@@ -41,10 +42,10 @@ impl DecoderBase {
         Self::read(path, &Device::Cpu, true)
     }
 
-    fn read(path: &Path, device: &Device, keep_blocks: bool) -> Result<Self> {
+    fn read(path: &Path, device: &Device, keep_form: bool) -> Result<Self> {
         let weights = Weights::open(path)?;
         let config = DecoderConfig::from_map(weights.config()?)?;
-        let reader = Reader { config: &config, weights: &weights, device, keep_blocks };
+        let reader = Reader { config: &config, weights: &weights, device, keep_form };
         let decoder = reader.decoder().map_err(|e| match e {
             MlError::Format(message) => MlError::Format(format!("{}: {message}", short(path))),
             other => other,
@@ -95,8 +96,8 @@ struct Reader<'a> {
     config: &'a DecoderConfig,
     weights: &'a Weights,
     device: &'a Device,
-    /// Whether quantised matrices stay so.
-    keep_blocks: bool,
+    /// Whether matrices stay in the form that the file has.
+    keep_form: bool,
 }
 
 impl Reader<'_> {
@@ -111,7 +112,7 @@ impl Reader<'_> {
 
     /// The blocks of a matrix `[n, k]`, where they are kept.
     fn blocks(&self, name: &str, n: usize, k: usize) -> Result<Option<Arc<QuantPacked>>> {
-        if !self.keep_blocks {
+        if !self.keep_form {
             return Ok(None);
         }
         let found = find(self.weights, self.config.family, name)?;
@@ -132,7 +133,16 @@ impl Reader<'_> {
         } else {
             self.inner(&name, &[out, input])?
         };
-        Linear::new(id, weight, bias)
+        let mut linear = Linear::new(id, weight, bias)?;
+        if self.is_half(&full)? {
+            linear.pack_halves()?;
+        }
+        Ok(linear)
+    }
+
+    /// Whether a matrix is kept in bf16.
+    fn is_half(&self, name: &str) -> Result<bool> {
+        Ok(self.keep_form && self.weights.is_bf16(&find(self.weights, self.config.family, name)?))
     }
 
     fn norm(&self, module: &str) -> Result<Norm> {
@@ -171,8 +181,14 @@ impl Reader<'_> {
             Some(blocks) => (Embedding::quantised(&name, blocks.clone())?, Linear::quantised(id, OUTPUT, blocks, None)?),
             None => {
                 let table = self.param(&name, &shape)?;
-                let output = Param { name: OUTPUT.into(), ..table.clone() };
-                (Embedding::new(table), Linear::new(id, output, None)?)
+                let mut output = Linear::new(id, Param { name: OUTPUT.into(), ..table.clone() }, None)?;
+                if self.is_half(&name)? {
+                    output.pack_halves()?;
+                }
+                match output.packed().cloned() {
+                    Some(halves) => (Embedding::halves(&name, halves)?, output),
+                    None => (Embedding::new(table), output),
+                }
             }
         };
         if c.tied {
@@ -180,7 +196,13 @@ impl Reader<'_> {
         }
         let output = match self.blocks(OUTPUT, c.vocab_size, c.hidden)? {
             Some(blocks) => Linear::quantised(id, OUTPUT, blocks, None)?,
-            None => Linear::new(id, self.param(OUTPUT, &shape)?, None)?,
+            None => {
+                let mut output = Linear::new(id, self.param(OUTPUT, &shape)?, None)?;
+                if self.is_half(OUTPUT)? {
+                    output.pack_halves()?;
+                }
+                output
+            }
         };
         Ok((embedding, output))
     }

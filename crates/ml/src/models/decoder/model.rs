@@ -189,7 +189,7 @@ impl Decoder {
     /// Bytes of all weights, packed and plain.
     pub fn bytes(&self) -> usize {
         let output = self.output.packed_bytes();
-        // A tied output layer that is quantised is the embedding itself.
+        // A tied output layer in the file's form is the embedding itself.
         let embedding = if self.config.tied { 0 } else { self.embedding.packed_bytes() };
         let packed = self.linears().map(Linear::packed_bytes).sum::<usize>() + output + embedding;
         self.params().map(|p| p.value.elem_count() * 4).sum::<usize>() + packed
