@@ -197,6 +197,7 @@ async fn what_is_wrong_is_named() {
         (json!({"stop": [""]}), "stop[0]"),
         (json!({"top_logprobs": 3}), "top_logprobs"),
         (json!({"logit_bias": {"x": 1}}), "logit_bias"),
+        (json!({"logit_bias": {"100000": 1}}), "logit_bias"),
         (json!({"stream_options": {}}), "stream_options"),
         (json!({"audio": {"voice": "x"}}), "audio"),
         (json!({"functions": []}), "functions"),
