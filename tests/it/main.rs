@@ -35,6 +35,7 @@ mod memory_budget;
 mod model_files;
 mod models;
 mod reloaded_adapters;
+mod response_streams;
 mod responses;
 mod server_deaths;
 mod serving;
