@@ -244,7 +244,7 @@ impl Registry {
             }
             Base::Decoder(language) => {
                 let adapter = Some(Arc::new(ServedAdapter::load(language.model.clone(), &folder)?));
-                Ok(LoadedKind::Language(Language { adapter, ..language.clone() }))
+                Ok(LoadedKind::Language(Language { adapter, priors: Arc::default(), ..language.clone() }))
             }
         })
         .await
@@ -321,7 +321,8 @@ impl Registry {
             prefill_tokens: PREFILL_TOKENS,
         };
         let generator = Generator::start(model.clone(), limits, requests, pool).map_err(|e| ServeError::Internal(e.to_string()))?;
-        Ok(Base::Decoder(Language { model, adapter: None, generator: Arc::new(generator), template }))
+        let generator = Arc::new(generator);
+        Ok(Base::Decoder(Language { model, adapter: None, generator, template, priors: Arc::default() }))
     }
 
     async fn pull(&self, name: &str) -> Result<PathBuf, ServeError> {
