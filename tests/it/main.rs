@@ -10,6 +10,7 @@ mod tensor_file;
 mod trainer;
 mod variants;
 
+mod adapter_configs;
 mod adapters;
 mod answers;
 mod auth;
