@@ -21,6 +21,7 @@ use super::extract::ApiJson;
 use super::files::Deleted;
 use super::state::AppState;
 use crate::config::AllowPull;
+use crate::serve::Fitted;
 
 /// The routes of adapters.
 pub fn routes() -> OpenApiRouter<AppState> {
@@ -69,6 +70,18 @@ struct AdapterObject {
     base_model: String,
     /// Where it came from.
     source: Option<String>,
+    /// PEFT's task.
+    task_type: Option<String>,
+    /// Rank of modules that no pattern names.
+    r: Option<u64>,
+    /// The scale is this by the rank, or by its root where the adapter is rank-stabilised.
+    lora_alpha: Option<f64>,
+    /// Whether it is rank-stabilised.
+    use_rslora: Option<bool>,
+    /// The modules that it updates: their names, or one pattern.
+    target_modules: Vec<String>,
+    /// Numbers in its file, a classifier's included.
+    parameters: Option<u64>,
     /// Its labels in the order of their ids.
     labels: Vec<String>,
     /// What its user should know, such as that it changes nothing.
@@ -86,13 +99,22 @@ struct AdapterList {
 
 impl AdapterObject {
     fn of(row: AdapterRow) -> Self {
+        let info = |name: &str| row.info.get(name);
         let texts = |name: &str| -> Vec<String> {
-            let items = row.info.get(name).and_then(|v| v.as_array()).into_iter().flatten();
-            items.filter_map(|v| v.as_str().map(str::to_owned)).collect()
+            let one = info(name).filter(|v| v.is_string());
+            let items = info(name).and_then(|v| v.as_array()).into_iter().flatten();
+            items.chain(one).filter_map(|v| v.as_str().map(str::to_owned)).collect()
         };
+        let number = |name: &str| info(name).and_then(serde_json::Value::as_u64);
         Self {
             object: "adapter",
             created_at: row.created_at / 1000,
+            task_type: info("task_type").and_then(|v| v.as_str()).map(str::to_owned),
+            r: number("r"),
+            lora_alpha: info("lora_alpha").and_then(serde_json::Value::as_f64),
+            use_rslora: info("use_rslora").and_then(serde_json::Value::as_bool),
+            target_modules: texts("target_modules"),
+            parameters: number("parameters"),
             labels: texts("labels"),
             warnings: texts("warnings"),
             source: row.source.clone().or_else(|| row.info.get("file_id").and_then(|v| v.as_str()).map(str::to_owned)),
@@ -128,7 +150,7 @@ async fn load(State(state): State<AppState>, ApiJson(request): ApiJson<LoadReque
         base_model: base,
         folder_key: found.keep(&state).await?,
         source: found.source,
-        info: json!({"labels": fitted.labels, "warnings": fitted.warnings, "file_id": request.file_id}),
+        info: told(fitted, request.file_id),
     };
     let kept = new.folder_key.clone();
     match state.store.insert_adapter(&new).await {
@@ -141,6 +163,20 @@ async fn load(State(state): State<AppState>, ApiJson(request): ApiJson<LoadReque
             Err(error.into())
         }
     }
+}
+
+/// What the row keeps of an adapter beside its places.
+fn told(fitted: Fitted, file_id: Option<String>) -> serde_json::Value {
+    let mut info = json!({"labels": fitted.labels, "warnings": fitted.warnings, "file_id": file_id});
+    if let Some(facts) = fitted.facts {
+        info["task_type"] = json!(facts.task_type);
+        info["r"] = json!(facts.r);
+        info["lora_alpha"] = json!(facts.lora_alpha);
+        info["use_rslora"] = json!(facts.use_rslora);
+        info["target_modules"] = facts.target_modules;
+        info["parameters"] = json!(facts.parameters);
+    }
+    info
 }
 
 /// An adapter's folder, and what must live as long as it is looked at.

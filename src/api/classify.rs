@@ -134,8 +134,8 @@ async fn classify(State(state): State<AppState>, ApiJson(request): ApiJson<Class
     if request.top_k == Some(0) {
         return Err(ApiError::field("top_k", "`top_k` is 0; it must be at least 1."));
     }
-    if request.threshold.is_some_and(|t| !(0.0..=1.0).contains(&t)) {
-        return Err(ApiError::field("threshold", "`threshold` must be between 0 and 1."));
+    if let Some(threshold) = request.threshold.filter(|t| !(0.0..=1.0).contains(t)) {
+        return Err(ApiError::field("threshold", format!("`threshold` is {threshold}; it must be between 0 and 1.")));
     }
     let name = model_name(&state, request.model, request.adapter_id).await?;
     if let Some(labels) = request.labels {
@@ -195,10 +195,11 @@ impl Choice {
         for (i, label) in labels.iter().enumerate() {
             let field = format!("labels[{i}]");
             if label.trim().is_empty() {
-                return Err(ApiError::field(field.clone(), format!("`{field}` is empty.")));
+                return Err(ApiError::field(field.clone(), format!("`{field}` is empty; write the label's name.")));
             }
-            if labels[..i].contains(label) {
-                return Err(ApiError::field(field.clone(), format!("`{field}`: `{}` stands there twice.", shorten(label))));
+            if let Some(first) = labels[..i].iter().position(|l| l == label) {
+                let message = format!("`{field}` is `{}`, as `labels[{first}]` is; give each label once.", shorten(label));
+                return Err(ApiError::field(field, message));
             }
         }
         if examples.len() > 256 {
@@ -206,7 +207,9 @@ impl Choice {
         }
         if let Some((i, example)) = examples.iter().enumerate().find(|(_, e)| !labels.contains(&e.label)) {
             let field = format!("examples[{i}].label");
-            return Err(ApiError::field(field.clone(), format!("`{field}`: `{}` is none of `labels`.", shorten(&example.label))));
+            let known: Vec<String> = labels.iter().take(20).map(|l| shorten(l)).collect();
+            let message = format!("`{field}` is `{}`, which is none of `labels`: {}.", shorten(&example.label), known.join(", "));
+            return Err(ApiError::field(field, message));
         }
         Ok(Options {
             instruction: instruction.unwrap_or_default(),
@@ -241,7 +244,12 @@ async fn choose(
         return Err(ApiError::field(field.clone(), format!("`{field}`: pairs are for classifiers; write both into one text.")));
     }
     let language = language_of(&loaded)?;
-    let prior = options.prior(state, &language, "examples").await?;
+    let around = match (options.examples.is_empty(), options.instruction.is_empty()) {
+        (false, _) => "examples",
+        (true, false) => "instruction",
+        (true, true) => "labels",
+    };
+    let prior = options.prior(state, &language, around).await?;
     let one = |(i, text): (usize, Text)| {
         let (options, language, prior) = (&options, &language, &prior);
         async move { options.choose(state, language, &text.text, prior, may_cut, &format!("input[{i}]")).await }

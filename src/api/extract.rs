@@ -146,6 +146,11 @@ pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     Ok(value)
 }
 
+/// A part of a body that was read as a value before; `path` is where it stood.
+pub fn parse_value<T: DeserializeOwned>(value: serde_json::Value, path: &str) -> Result<T, ApiError> {
+    serde_path_to_error::deserialize(value).map_err(|e| json_error_at(&e, path))
+}
+
 /// A struct would take a list of its fields' values too, which no client means.
 fn require_object(bytes: &[u8]) -> Result<(), ApiError> {
     let found = match bytes.trim_ascii_start().first() {
@@ -179,6 +184,10 @@ fn plain(message: &str) -> String {
 }
 
 fn json_error(error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError {
+    json_error_at(error, "")
+}
+
+fn json_error_at(error: &serde_path_to_error::Error<serde_json::Error>, prefix: &str) -> ApiError {
     let inner = error.inner();
     if matches!(inner.classify(), serde_json::error::Category::Syntax | serde_json::error::Category::Eof) {
         return ApiError::bad_request(format!("The body is not valid JSON: {inner}."));
@@ -195,6 +204,10 @@ fn json_error(error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError
         && path.rsplit('.').next() != Some(field.as_str())
     {
         path = if path.is_empty() { field } else { format!("{path}.{field}") };
+    }
+    if !prefix.is_empty() {
+        let dot = if path.is_empty() || path.starts_with('[') { "" } else { "." };
+        path = format!("{prefix}{dot}{path}");
     }
     match path.is_empty() {
         true => ApiError::bad_request(format!("{message}.")),

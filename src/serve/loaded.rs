@@ -10,6 +10,7 @@ use tunesmith_ml::text::TokenPiece;
 
 use super::batcher::Batcher;
 use super::generator::Generator;
+use super::priors::Priors;
 use super::registry::ServeError;
 
 /// A model that answers.
@@ -48,6 +49,8 @@ pub struct Language {
     pub generator: Arc<Generator>,
     /// How conversations are spelled for it, or what is wrong with the template that should say it; texts do without.
     pub template: Option<Result<Arc<ChatTemplate>, String>>,
+    /// How likely it finds answers before it sees a text.
+    pub priors: Arc<Priors>,
 }
 
 impl Loaded {

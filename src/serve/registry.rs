@@ -13,6 +13,7 @@ use tunesmith_hub::{AllowPull, Hub, HubError};
 use tunesmith_ml::error::MlError;
 use tunesmith_ml::infer::{EngineLimits, ServedAdapter, ServedBase, ServedClassifier, ServedDecoder};
 use tunesmith_ml::models::is_decoder;
+use tunesmith_ml::peft::AdapterFacts;
 use tunesmith_store::{Store, StoreError, split_checkpoint_name};
 
 use super::batcher::{Batcher, Waiting};
@@ -74,9 +75,12 @@ impl From<MlError> for ServeError {
 const PREFILL_TOKENS: usize = 256;
 
 /// What a look at an adapter found.
+#[derive(Default)]
 pub struct Fitted {
     /// The labels of a classifier.
     pub labels: Vec<String>,
+    /// What it says of itself.
+    pub facts: Option<AdapterFacts>,
     /// What a user should know of it.
     pub warnings: Vec<String>,
 }
@@ -170,12 +174,12 @@ impl Registry {
         let base = self.base_of(base).await?;
         let fitted = self.adapter(folder, base).await.map(|kind| match kind {
             LoadedKind::Classifier { classifier, .. } => {
-                Fitted { labels: classifier.labels.clone(), warnings: classifier.warnings.clone() }
+                Fitted { labels: classifier.labels.clone(), facts: classifier.facts.clone(), warnings: classifier.warnings.clone() }
             }
-            LoadedKind::Encoder(_) => Fitted { labels: Vec::new(), warnings: Vec::new() },
+            LoadedKind::Encoder(_) => Fitted::default(),
             LoadedKind::Language(l) => {
-                let warnings = l.adapter.as_ref().map(|a| a.warnings.clone()).unwrap_or_default();
-                Fitted { labels: Vec::new(), warnings }
+                let (facts, warnings) = l.adapter.as_ref().map(|a| (a.facts.clone(), a.warnings.clone())).unzip();
+                Fitted { labels: Vec::new(), facts, warnings: warnings.unwrap_or_default() }
             }
         });
         self.evict(0);
@@ -244,7 +248,7 @@ impl Registry {
             }
             Base::Decoder(language) => {
                 let adapter = Some(Arc::new(ServedAdapter::load(language.model.clone(), &folder)?));
-                Ok(LoadedKind::Language(Language { adapter, ..language.clone() }))
+                Ok(LoadedKind::Language(Language { adapter, priors: Arc::default(), ..language.clone() }))
             }
         })
         .await
@@ -324,7 +328,8 @@ impl Registry {
             prefill_tokens: PREFILL_TOKENS,
         };
         let generator = Generator::start(model.clone(), limits, requests, pool).map_err(|e| ServeError::Internal(e.to_string()))?;
-        Ok(Base::Decoder(Language { model, adapter: None, generator: Arc::new(generator), template }))
+        let generator = Arc::new(generator);
+        Ok(Base::Decoder(Language { model, adapter: None, generator, template, priors: Arc::default() }))
     }
 
     async fn pull(&self, name: &str) -> Result<PathBuf, ServeError> {

@@ -47,7 +47,7 @@ def a_response_is_kept_continued_and_deleted(client):
     assert [getattr(i, "role", None) for i in items] == ["user", "assistant", "user"], items
     client.responses.delete(first.id)
     raises(openai.NotFoundError, lambda: client.responses.retrieve(first.id), first.id)
-    raises(openai.NotFoundError, lambda: client.responses.create(**ASK, input="x", previous_response_id=second.id))
+    raises(openai.NotFoundError, lambda: client.responses.create(**ASK, input="x", previous_response_id=second.id), first.id, second.id)
     unkept = client.responses.create(**ASK, input="one", store=False)
     raises(openai.NotFoundError, lambda: client.responses.retrieve(unkept.id))
 
@@ -68,6 +68,24 @@ def a_response_in_the_background_ends_or_is_cancelled(client):
     assert cancelled.status in ("cancelled", "completed", "incomplete") and client.responses.retrieve(running.id).status == cancelled.status
     foreground = client.responses.create(**ASK, input="x")
     raises(openai.BadRequestError, lambda: client.responses.cancel(foreground.id), "background")
+
+
+@check
+def a_stream_is_left_and_picked_up(client):
+    told = []
+    for event in client.responses.create(**ASK, input="hello", background=True, stream=True):
+        told.append(event)
+        if event.type == "response.output_text.delta":
+            break
+    id, last = told[0].response.id, told[-1].sequence_number
+    rest = list(client.responses.retrieve(id, stream=True, starting_after=last, include=["message.output_text.logprobs", "file_search_call.results"]))
+    assert [e.sequence_number for e in told + rest] == list(range(len(told) + len(rest)))
+    kept = client.responses.retrieve(id, include_obfuscation=False)
+    assert rest[-1].response == kept and kept.status in ("completed", "incomplete")
+    assert "".join(e.delta for e in told + rest if e.type == "response.output_text.delta") == kept.output_text
+    with client.responses.stream(response_id=id, starting_after=1) as stream:
+        assert [e.type for e in stream][0] == "response.output_item.added"
+    raises(openai.BadRequestError, lambda: client.responses.retrieve(id, extra_query={"colour": 1}), "colour")
 
 
 @check

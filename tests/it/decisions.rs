@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
+use crate::harness::Server;
 use crate::text::{MODEL, server};
+use crate::variants::{Models, chat_modules, load_adapter};
 
 fn sum(probabilities: &Value, field: &str) -> f64 {
     probabilities.as_array().unwrap().iter().map(|p| p[field].as_f64().unwrap()).sum()
@@ -26,6 +28,74 @@ async fn every_kind_of_question_gets_probabilities_that_do_not_depend_on_its_com
     }
     let error = server.post("/v1/decisions", &body(json!([]))).await.error(400);
     assert_eq!(error["param"], "questions");
+}
+
+/// Before the calibration is kept, and while it is; under another model, and after the model came again.
+#[tokio::test]
+async fn a_kept_calibration_changes_no_bit() {
+    let models = Models::new();
+    models.chat("base");
+    models.adapter("a", json!({"r": 8, "lora_alpha": 16}), &chat_modules(&["q_proj", "v_proj"]), 3, 0.4);
+    let server = models.serve(&[]);
+    load_adapter(&server, "A", "a", "file:base").await.ok();
+    let classify = async |server: &Server, model: &str, labels: Value| {
+        let body = json!({"model": model, "labels": labels, "input": "a text", "instruction": "Choose."});
+        server.post("/v1/classify", &body).await.ok()["data"][0]["scores"].clone()
+    };
+    let decide = async |server: &Server, model: &str| {
+        let questions = json!([{"type": "predicate", "instructions": "It rains."}, {"type": "predicate", "instructions": "It snows."}]);
+        server.post("/v1/decisions", &json!({"model": model, "input": "a text", "questions": questions})).await.ok()["answers"].clone()
+    };
+    let all = async |server: &Server| {
+        let mut answers = Vec::new();
+        for model in ["file:base", "A"] {
+            for labels in [json!(["one", "two"]), json!(["two", "one"]), json!(["one", "three"])] {
+                answers.push(classify(server, model, labels).await);
+            }
+            answers.push(decide(server, model).await);
+        }
+        answers
+    };
+    let computed = all(&server).await;
+    assert!(computed[0] != computed[4] && computed[3] != computed[7], "the adapter has a calibration of its own");
+    assert_eq!(all(&server).await, computed);
+    assert_eq!(server.post("/v1/unload_lora_adapter", &json!({"lora_name": "A"})).await.status, 200);
+    // Another adapter under the name: nothing of the old one is left.
+    models.adapter("b", json!({"r": 8, "lora_alpha": 16}), &chat_modules(&["q_proj", "v_proj"]), 4, 0.4);
+    load_adapter(&server, "A", "b", "file:base").await.ok();
+    let other = classify(&server, "A", json!(["one", "two"])).await;
+    assert_ne!(other, computed[4]);
+    let fresh = Models::new();
+    fresh.chat("base");
+    fresh.adapter("b", json!({"r": 8, "lora_alpha": 16}), &chat_modules(&["q_proj", "v_proj"]), 4, 0.4);
+    let fresh_server = fresh.serve(&[]);
+    load_adapter(&fresh_server, "A", "b", "file:base").await.ok();
+    assert_eq!(classify(&fresh_server, "A", json!(["one", "two"])).await, other);
+}
+
+#[tokio::test]
+async fn a_question_that_cannot_be_read_is_named_by_its_whole_path() {
+    let server = server();
+    let choice = |choices: Value| json!({"type": "choice", "instructions": "?", "choices": choices});
+    let good = choice(json!([{"value": "a"}, {"value": "b"}]));
+    for (question, param, told) in [
+        (choice(json!([{"value": "a"}, {"text": "b"}])), "questions[1].choices[1].text", "text"),
+        (choice(json!([{"value": "a"}, {}])), "questions[1].choices[1].value", "missing"),
+        (choice(json!([{"value": "a"}, {"value": 7}])), "questions[1].choices[1].value", "7"),
+        (choice(json!([{"value": "a"}, {"value": "a"}])), "questions[1].choices[1].value", "questions[1].choices[0].value"),
+        (choice(json!("a")), "questions[1].choices", "a list"),
+        (json!({"type": "rank", "instructions": "?"}), "questions[1].type", "predicate, choice or score"),
+        (json!("?"), "questions[1]", "an object"),
+        (json!({"type": "predicate", "instructions": "long ".repeat(300)}), "questions[1].instructions", "context"),
+    ] {
+        let body = json!({"model": MODEL, "input": "x", "questions": [good, question]});
+        let error = server.post("/v1/decisions", &body).await.error(400);
+        assert_eq!(error["param"], param, "{error}");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains(param) && message.contains(told), "{error}");
+    }
+    let long = json!({"model": MODEL, "labels": ["a", "b"], "input": "x", "instruction": "long ".repeat(300)});
+    assert_eq!(server.post("/v1/classify", &long).await.error(400)["param"], "instruction");
 }
 
 #[tokio::test]

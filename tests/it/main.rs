@@ -10,6 +10,7 @@ mod tensor_file;
 mod trainer;
 mod variants;
 
+mod adapter_configs;
 mod adapters;
 mod answers;
 mod auth;
@@ -35,6 +36,7 @@ mod memory_budget;
 mod model_files;
 mod models;
 mod reloaded_adapters;
+mod response_streams;
 mod responses;
 mod server_deaths;
 mod serving;

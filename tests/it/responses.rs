@@ -55,7 +55,13 @@ async fn a_conversation_goes_on_as_if_it_had_been_sent_whole() {
     let gone = first["id"].as_str().unwrap();
     server.delete(&format!("{RESPONSES}/{gone}")).await.ok();
     let error = server.post(RESPONSES, &request(json!("three"), json!({"previous_response_id": id}))).await.error(404);
-    assert!(error["message"].as_str().unwrap().contains(gone), "{error}");
+    let message = error["message"].as_str().unwrap();
+    assert!(error["param"] == "previous_response_id" && [id, gone, "`input`"].iter().all(|part| message.contains(part)), "{error}");
+    let error = server.get(&format!("{RESPONSES}/{id}/input_items")).await.error(404);
+    assert!(error["message"].as_str().unwrap().contains(gone) && error["param"] == "response_id", "{error}");
+    let error = server.post(RESPONSES, &request(json!("three"), json!({"previous_response_id": gone}))).await.error(404);
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains(gone) && !message.contains(id) && error["param"] == "previous_response_id", "{error}");
     // What was not to be kept is not there.
     server.get(&format!("{RESPONSES}/{}", same["id"].as_str().unwrap())).await.error(404);
 }
@@ -85,7 +91,7 @@ async fn what_cannot_be_done_is_refused_by_name() {
         (json!({"reasoning": {"effort": "high"}}), "reasoning"),
         (json!({"conversation": "conv_1"}), "conversation"),
         (json!({"include": ["file_search_call.results"]}), "include"),
-        (json!({"background": true, "stream": true}), "background"),
+        (json!({"background": true, "store": false}), "store"),
         (json!({"truncation": "always"}), "truncation"),
         (json!({"metadata": {"a": 1}}), "metadata"),
         (json!({"max_output_tokens": 0}), "max_output_tokens"),

@@ -95,6 +95,14 @@ pub enum StoreError {
         /// Who needs it.
         by: Vec<String>,
     },
+    /// A conversation of more answers than are read at once.
+    #[error("the response {id:?} goes on from {most} others or more; send the conversation itself, without the id")]
+    TooLong {
+        /// Its last answer.
+        id: String,
+        /// The most answers of a conversation.
+        most: usize,
+    },
     /// A worker's write whose lease was taken away: the worker must stop at once.
     #[error("the lease on job {job} (epoch {epoch}) is no longer held; the worker must stop")]
     Fenced {

@@ -13,7 +13,7 @@ use crate::{Kind, Result, Store, StoreError};
 const KEPT_MS: i64 = 30 * 24 * 3600 * 1000;
 
 /// The longest conversation, in answers.
-const LONGEST_CHAIN: i64 = 1000;
+const LONGEST_CHAIN: usize = 1000;
 
 /// An answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,6 +28,8 @@ pub struct ResponseRow {
     pub input: Value,
     /// The answer as it is told.
     pub body: Value,
+    /// In which pieces its items were told; the caller's own.
+    pub pieces: Value,
 }
 
 impl ResponseRow {
@@ -39,6 +41,7 @@ impl ResponseRow {
             unfinished: cols.get("unfinished")?,
             input: cols.json("input")?,
             body: cols.json("body")?,
+            pieces: cols.json("pieces")?,
         })
     }
 }
@@ -50,13 +53,16 @@ impl Store {
         let mut tx = writer.begin().await?;
         let now = self.now();
         sqlx::query("DELETE FROM responses WHERE created_at < $1").bind(now - KEPT_MS).execute(&mut *tx).await?;
-        sqlx::query("INSERT INTO responses (id, created_at, previous_id, unfinished, input, body) VALUES ($1, $2, $3, $4, $5, $6)")
+        let row =
+            "INSERT INTO responses (id, created_at, previous_id, unfinished, input, body, pieces) VALUES ($1, $2, $3, $4, $5, $6, $7)";
+        sqlx::query(row)
             .bind(&new.id)
             .bind(now)
             .bind(&new.previous_id)
             .bind(new.unfinished)
             .bind(to_json("responses", "input", &new.input)?)
             .bind(to_json("responses", "body", &new.body)?)
+            .bind(to_json("responses", "pieces", &new.pieces)?)
             .execute(&mut *tx)
             .await?;
         tx.commit().await?;
@@ -64,12 +70,13 @@ impl Store {
     }
 
     /// Writes how an answer ended; false if it had ended before, or is gone.
-    pub async fn finish_response(&self, id: &str, body: &Value) -> Result<bool> {
+    pub async fn finish_response(&self, id: &str, body: &Value, pieces: &Value) -> Result<bool> {
         let mut writer = self.writer().await;
         let mut tx = writer.begin().await?;
-        let done = sqlx::query("UPDATE responses SET unfinished = FALSE, body = $2 WHERE id = $1 AND unfinished")
+        let done = sqlx::query("UPDATE responses SET unfinished = FALSE, body = $2, pieces = $3 WHERE id = $1 AND unfinished")
             .bind(id)
             .bind(to_json("responses", "body", body)?)
+            .bind(to_json("responses", "pieces", pieces)?)
             .execute(&mut *tx)
             .await?;
         tx.commit().await?;
@@ -89,19 +96,21 @@ impl Store {
     /// An answer and those that it goes on from, the first one first.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] for the first that is gone.
+    /// [`StoreError::NotFound`] for the first that is gone, [`StoreError::TooLong`] for more than a thousand.
     pub async fn response_chain(&self, id: &str) -> Result<Vec<ResponseRow>> {
         let rows = sqlx::query(
-            "WITH RECURSIVE chain (id, previous_id, unfinished, input, body, depth) AS (\
-             SELECT id, previous_id, unfinished, input, body, 0 FROM responses WHERE id = $1 \
-             UNION ALL SELECT r.id, r.previous_id, r.unfinished, r.input, r.body, depth + 1 \
-             FROM responses r JOIN chain c ON r.id = c.previous_id WHERE depth < $2) \
-             SELECT * FROM chain ORDER BY depth DESC",
+            "WITH RECURSIVE chain (id, previous_id, depth) AS (\
+             SELECT id, previous_id, 1 FROM responses WHERE id = $1 \
+             UNION ALL SELECT r.id, r.previous_id, depth + 1 FROM responses r JOIN chain c ON r.id = c.previous_id WHERE depth <= $2) \
+             SELECT r.* FROM responses r JOIN chain c ON r.id = c.id ORDER BY c.depth DESC",
         )
         .bind(id)
-        .bind(LONGEST_CHAIN)
+        .bind(LONGEST_CHAIN as i64)
         .fetch_all(self.reader())
         .await?;
+        if rows.len() > LONGEST_CHAIN {
+            return Err(StoreError::TooLong { id: id.to_owned(), most: LONGEST_CHAIN });
+        }
         let rows = rows.iter().map(ResponseRow::read).collect::<Result<Vec<_>>>()?;
         match rows.first() {
             None => Err(StoreError::not_found(Kind::Response, id)),

@@ -3,6 +3,7 @@
 //! A language model answers every kind of question by the likelihood of its answers (`text/options.rs`); a classifier that was
 //! trained here answers a choice between its own labels.
 
+mod input;
 mod question;
 
 use axum::Json;
@@ -14,7 +15,8 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use question::{Asked, Question, input_text};
+use input::input_text;
+use question::{Asked, Question};
 
 use super::answer::{Reading, Scale, Text, score};
 use super::error::{ApiError, ErrorBody};
@@ -41,8 +43,8 @@ struct DecisionRequest {
     #[schema(value_type = serde_json::Value)]
     input: Value,
     /// The questions.
-    #[schema(min_items = 1, max_items = 400)]
-    questions: Vec<Question>,
+    #[schema(min_items = 1, max_items = 400, value_type = Vec<Question>)]
+    questions: Vec<Value>,
     /// Accepted and without effect.
     #[serde(rename = "prompt_cache_key")]
     _prompt_cache_key: Option<String>,
@@ -168,14 +170,17 @@ async fn decide(State(state): State<AppState>, ApiJson(request): ApiJson<Decisio
         return Err(ApiError::field("questions", message));
     }
     let input = input_text(&request.input)?;
-    let asked = request.questions.iter().enumerate().map(|(i, q)| q.asked(&format!("questions[{i}]"))).collect::<Result<Vec<_>, _>>()?;
+    let path = |i: usize| format!("questions[{i}]");
+    let read = |(i, question)| Question::read(question, &path(i));
+    let questions = request.questions.into_iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
+    let asked = questions.iter().enumerate().map(|(i, q)| q.asked(&path(i))).collect::<Result<Vec<_>, _>>()?;
     let loaded = state.registry.get(&request.model).await?;
     let mut usage = DecisionUsage::default();
     let probabilities = match &loaded.kind {
         LoadedKind::Classifier { .. } | LoadedKind::Encoder(_) => {
             let (classifier, _) = loaded.classifier()?;
             let labels = classifier.labels.clone();
-            let places = asked.iter().zip(&request.questions).enumerate().map(|(i, (a, q))| q.places_of(a, &labels, i));
+            let places = asked.iter().zip(&questions).enumerate().map(|(i, (a, q))| q.places_of(a, &labels, i));
             let places = places.collect::<Result<Vec<_>, _>>()?;
             let reading = Reading { truncate: true, field: "input", scale: Scale::Probabilities };
             let scored = score(&state, &request.model, vec![Text { text: input, pair: None }], reading).await?;
@@ -185,17 +190,17 @@ async fn decide(State(state): State<AppState>, ApiJson(request): ApiJson<Decisio
         }
         LoadedKind::Language(_) => {
             let language = language_of(&loaded)?;
-            let one = |asked: Asked| {
+            let one = |(i, asked): (usize, Asked)| {
                 let (state, language, input) = (&state, &language, &input);
                 async move {
                     let options = asked.options();
-                    let prior = options.prior(state, language, "input").await?;
+                    let prior = options.prior(state, language, &format!("{}.instructions", path(i))).await?;
                     options.choose(state, language, input, &prior, false, "input").await
                 }
             };
             // The first one computes the input for all that follow.
-            let mut asked = asked.into_iter();
-            let mut chosen = Vec::with_capacity(request.questions.len());
+            let mut asked = asked.into_iter().enumerate();
+            let mut chosen = Vec::with_capacity(questions.len());
             if let Some(first) = asked.next() {
                 chosen.push(one(first).await?);
             }
@@ -206,7 +211,7 @@ async fn decide(State(state): State<AppState>, ApiJson(request): ApiJson<Decisio
         }
     };
     usage.total_tokens = usage.input_tokens;
-    let answers = request.questions.into_iter().zip(probabilities).map(|(q, p)| q.answer(p)).collect();
+    let answers = questions.into_iter().zip(probabilities).map(|(q, p)| q.answer(p)).collect();
     Ok(Json(Decision { model: request.model, answers, usage }))
 }
 

@@ -4,45 +4,97 @@ use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::input::{parts_text, wrong};
 use super::{Answer, LevelProbability, ValueProbability, best};
 use crate::api::error::{ApiError, shorten};
-use crate::api::responses::read_part;
+use crate::api::extract::parse_value;
 use crate::api::text::options::Options;
 
 /// A question.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(untagged)]
 pub(super) enum Question {
     /// How likely is it that a statement is true?
-    Predicate {
-        /// The statement.
-        #[schema(value_type = serde_json::Value)]
-        instructions: Value,
-        /// Told back in the answer.
-        name: Option<String>,
-    },
+    Predicate(Predicate),
     /// Which of some values fits?
-    Choice {
-        /// The question.
-        #[schema(value_type = serde_json::Value)]
-        instructions: Value,
-        /// The values.
-        #[schema(min_items = 2, max_items = 255)]
-        choices: Vec<ChoiceValue>,
-        /// Told back in the answer.
-        name: Option<String>,
-    },
+    Choice(Choice),
     /// Where on a scale does it stand?
-    Score {
-        /// The question.
-        #[schema(value_type = serde_json::Value)]
-        instructions: Value,
-        /// The steps of the scale, from the lowest on.
-        #[schema(min_items = 2, max_items = 10)]
-        levels: Vec<Level>,
-        /// Told back in the answer.
-        name: Option<String>,
-    },
+    Score(Score),
+}
+
+/// Of a statement.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = PredicateQuestion)]
+pub(super) struct Predicate {
+    /// Always `predicate`.
+    #[serde(rename = "type")]
+    #[schema(inline)]
+    _kind: PredicateKind,
+    /// The statement.
+    #[schema(value_type = serde_json::Value)]
+    instructions: Value,
+    /// Told back in the answer.
+    name: Option<String>,
+}
+
+/// Of a choice.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = ChoiceQuestion)]
+pub(super) struct Choice {
+    /// Always `choice`.
+    #[serde(rename = "type")]
+    #[schema(inline)]
+    _kind: ChoiceKind,
+    /// The question.
+    #[schema(value_type = serde_json::Value)]
+    instructions: Value,
+    /// The values.
+    #[schema(min_items = 2, max_items = 255)]
+    choices: Vec<ChoiceValue>,
+    /// Told back in the answer.
+    name: Option<String>,
+}
+
+/// Of a scale.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = ScoreQuestion)]
+pub(super) struct Score {
+    /// Always `score`.
+    #[serde(rename = "type")]
+    #[schema(inline)]
+    _kind: ScoreKind,
+    /// The question.
+    #[schema(value_type = serde_json::Value)]
+    instructions: Value,
+    /// The steps of the scale, from the lowest on.
+    #[schema(min_items = 2, max_items = 10)]
+    levels: Vec<Level>,
+    /// Told back in the answer.
+    name: Option<String>,
+}
+
+/// The word for a predicate.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum PredicateKind {
+    Predicate,
+}
+
+/// The word for a choice.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum ChoiceKind {
+    Choice,
+}
+
+/// The word for a scale.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum ScoreKind {
+    Score,
 }
 
 /// A value that may be chosen.
@@ -89,6 +141,22 @@ impl Asked {
 }
 
 impl Question {
+    /// Reads a question, so that what is wrong is named by its whole path: serde forgets where it is below a type by its name.
+    pub(super) fn read(question: Value, path: &str) -> Result<Self, ApiError> {
+        let wanted = "predicate, choice or score";
+        if !question.is_object() {
+            return Err(wrong(path, &question, &format!("an object with a `type` ({wanted}) and `instructions`")));
+        }
+        let (kind, at) = (question["type"].clone(), format!("{path}.type"));
+        match kind.as_str() {
+            Some("predicate") => parse_value(question, path).map(Self::Predicate),
+            Some("choice") => parse_value(question, path).map(Self::Choice),
+            Some("score") => parse_value(question, path).map(Self::Score),
+            _ if kind.is_null() => Err(ApiError::field(at.clone(), format!("`{at}` is missing; it must be {wanted}."))),
+            _ => Err(wrong(&at, &kind, wanted)),
+        }
+    }
+
     /// The question as text, with everything checked.
     pub(super) fn asked(&self, path: &str) -> Result<Asked, ApiError> {
         let text = |instructions: &Value| instructions_text(instructions, &format!("{path}.instructions"));
@@ -99,45 +167,53 @@ impl Question {
                 Err(ApiError::field(path.clone(), format!("`{path}` has {n} items; it takes 2 to {most}.")))
             }
         };
+        let twice = |(first, second): (usize, usize), list: &str, field: &str, value: String| {
+            let (first, second) = (format!("{path}.{list}[{first}].{field}"), format!("{path}.{list}[{second}].{field}"));
+            ApiError::field(second.clone(), format!("`{second}` is `{}`, as `{first}` is; give each once.", shorten(&value)))
+        };
         match self {
-            Self::Predicate { instructions, .. } => Ok(Asked {
-                text: format!("Statement: {}\nIs the statement about the text true?", text(instructions)?),
+            Self::Predicate(q) => Ok(Asked {
+                text: format!("Statement: {}\nIs the statement about the text true?", text(&q.instructions)?),
                 answers: vec!["yes".to_owned(), "no".to_owned()],
                 descriptions: vec![None, None],
             }),
-            Self::Choice { instructions, choices, .. } => {
-                count("choices", choices.len(), 255)?;
-                let answers: Vec<String> = choices
-                    .iter()
-                    .enumerate()
-                    .map(|(i, c)| spelled(&c.value, &format!("{path}.choices[{i}].value")))
-                    .collect::<Result<_, _>>()?;
-                let repeated = choices.iter().enumerate().find(|(i, c)| choices[..*i].iter().any(|d| d.value == c.value));
-                if let Some((i, c)) = repeated {
-                    let path = format!("{path}.choices[{i}].value");
-                    return Err(ApiError::field(path.clone(), format!("`{path}`: {} stands there twice.", shorten(&c.value.to_string()))));
+            Self::Choice(q) => {
+                count("choices", q.choices.len(), 255)?;
+                let spelled = |(i, c): (usize, &ChoiceValue)| spelled(&c.value, &format!("{path}.choices[{i}].value"));
+                let answers: Vec<String> = q.choices.iter().enumerate().map(spelled).collect::<Result<_, _>>()?;
+                if let Some(places) = repeated(&q.choices, |a, b| a.value == b.value) {
+                    return Err(twice(places, "choices", "value", answers[places.1].clone()));
                 }
-                let descriptions = choices.iter().map(|c| c.description.clone()).collect();
-                Ok(Asked { text: text(instructions)?, answers, descriptions })
+                let descriptions = q.choices.iter().map(|c| c.description.clone()).collect();
+                Ok(Asked { text: text(&q.instructions)?, answers, descriptions })
             }
-            Self::Score { instructions, levels, .. } => {
-                count("levels", levels.len(), 10)?;
-                let empty = levels.iter().position(|l| l.label.trim().is_empty());
-                if let Some(i) = empty {
+            Self::Score(q) => {
+                count("levels", q.levels.len(), 10)?;
+                if let Some(i) = q.levels.iter().position(|l| l.label.trim().is_empty()) {
                     let path = format!("{path}.levels[{i}].label");
-                    return Err(ApiError::field(path.clone(), format!("`{path}` is empty.")));
+                    return Err(ApiError::field(path.clone(), format!("`{path}` is empty; name the step.")));
                 }
-                let answers = levels.iter().map(|l| l.label.clone()).collect();
-                Ok(Asked { text: text(instructions)?, answers, descriptions: levels.iter().map(|l| l.description.clone()).collect() })
+                if let Some(places) = repeated(&q.levels, |a, b| a.label == b.label) {
+                    return Err(twice(places, "levels", "label", q.levels[places.1].label.clone()));
+                }
+                let answers = q.levels.iter().map(|l| l.label.clone()).collect();
+                let descriptions = q.levels.iter().map(|l| l.description.clone()).collect();
+                Ok(Asked { text: text(&q.instructions)?, answers, descriptions })
             }
         }
     }
 
     /// Where a classifier's labels are that the question offers.
     pub(super) fn places_of(&self, asked: &Asked, labels: &[String], index: usize) -> Result<Vec<usize>, ApiError> {
-        if !matches!(self, Self::Choice { .. }) {
+        let kind = match self {
+            Self::Choice(_) => None,
+            Self::Predicate(_) => Some("predicate"),
+            Self::Score(_) => Some("score"),
+        };
+        if let Some(kind) = kind {
             let path = format!("questions[{index}].type");
-            return Err(ApiError::field(path.clone(), format!("`{path}`: a classifier answers questions of type `choice` only.")));
+            let message = format!("`{path}` is `{kind}`; a classifier answers questions of type `choice` between its labels only.");
+            return Err(ApiError::field(path, message));
         }
         let place = |(i, answer): (usize, &String)| {
             labels.iter().position(|l| l == answer).ok_or_else(|| {
@@ -145,7 +221,7 @@ impl Question {
                 let known: Vec<String> = labels.iter().take(20).map(|l| shorten(l)).collect();
                 ApiError::field(
                     path.clone(),
-                    format!("`{path}`: `{}` is no label of this classifier; its labels: {}.", shorten(answer), known.join(", ")),
+                    format!("`{path}` is `{}`, which is no label of this classifier; its labels: {}.", shorten(answer), known.join(", ")),
                 )
             })
         };
@@ -157,8 +233,8 @@ impl Question {
         let likeliest = best(&probabilities);
         let confidence = probabilities[likeliest];
         match self {
-            Self::Predicate { name, .. } => Answer::Predicate { name, probability: probabilities[0] },
-            Self::Choice { choices, name, .. } => Answer::Choice {
+            Self::Predicate(Predicate { name, .. }) => Answer::Predicate { name, probability: probabilities[0] },
+            Self::Choice(Choice { choices, name, .. }) => Answer::Choice {
                 name,
                 choice: choices[likeliest].value.clone(),
                 confidence,
@@ -168,7 +244,7 @@ impl Question {
                     .map(|(c, probability)| ValueProbability { value: c.value, probability })
                     .collect(),
             },
-            Self::Score { levels, name, .. } => Answer::Score {
+            Self::Score(Score { levels, name, .. }) => Answer::Score {
                 name,
                 score: probabilities.iter().enumerate().map(|(i, p)| i as f64 * p).sum(),
                 confidence,
@@ -183,27 +259,17 @@ impl Question {
     }
 }
 
+/// The first two that are the same.
+fn repeated<T>(items: &[T], same: impl Fn(&T, &T) -> bool) -> Option<(usize, usize)> {
+    items.iter().enumerate().find_map(|(i, item)| items[..i].iter().position(|other| same(other, item)).map(|first| (first, i)))
+}
+
 /// A value as the model reads it.
 fn spelled(value: &Value, path: &str) -> Result<String, ApiError> {
     match value {
         Value::String(text) if !text.trim().is_empty() => Ok(text.clone()),
         Value::Bool(flag) => Ok(flag.to_string()),
-        _ => Err(ApiError::field(path, format!("`{path}` must be a text, or true or false."))),
-    }
-}
-
-/// A text or parts of text and JSON, as one text.
-fn parts_text(content: &Value, path: &str) -> Result<String, ApiError> {
-    match content {
-        Value::String(text) => Ok(text.clone()),
-        Value::Array(parts) => {
-            let one = |(i, part): (usize, &Value)| match part["type"].as_str() {
-                Some("input_json") => Ok(part["data"].to_string()),
-                _ => read_part(part, &format!("{path}[{i}]")),
-            };
-            Ok(parts.iter().enumerate().map(one).collect::<Result<Vec<_>, _>>()?.join("\n"))
-        }
-        _ => Err(ApiError::field(path, format!("`{path}` must be a text or a list of parts."))),
+        _ => Err(wrong(path, value, "a text that is not empty, or true or false")),
     }
 }
 
@@ -215,45 +281,6 @@ fn instructions_text(instructions: &Value, path: &str) -> Result<String, ApiErro
     }
 }
 
-/// What the questions are about, as one text: a lone message of the user's as it is, a conversation with its roles.
-pub(super) fn input_text(input: &Value) -> Result<String, ApiError> {
-    let items = match input {
-        Value::String(text) => return Ok(text.clone()),
-        Value::Array(items) if !items.is_empty() => items,
-        _ => return Err(ApiError::field("input", "`input` must be a text or a list of at least one item.")),
-    };
-    let lone = items.len() == 1;
-    let mut lines = Vec::with_capacity(items.len());
-    for (i, item) in items.iter().enumerate() {
-        let path = format!("input[{i}]");
-        let field = |name: &str| {
-            let wrong = || ApiError::field(format!("{path}.{name}"), format!("`{path}.{name}` must be a string."));
-            item[name].as_str().ok_or_else(wrong)
-        };
-        lines.push(match item["type"].as_str() {
-            None | Some("message") => {
-                let role = field("role")?;
-                if !matches!(role, "user" | "assistant" | "system" | "developer") {
-                    let message = format!("`{path}.role` must be user, assistant, system or developer, not `{}`.", shorten(role));
-                    return Err(ApiError::field(format!("{path}.role"), message));
-                }
-                let text = parts_text(&item["content"], &format!("{path}.content"))?;
-                if lone && role == "user" { text } else { format!("{role}: {text}") }
-            }
-            Some("function_call") => format!("call of {}: {}", field("name")?, field("arguments")?),
-            Some("custom_tool_call") => format!("call of {}: {}", field("name")?, field("input")?),
-            Some("function_call_output" | "custom_tool_call_output") => {
-                format!("result: {}", parts_text(&item["output"], &format!("{path}.output"))?)
-            }
-            Some(other) => {
-                let message = format!("`{path}.type` is `{}`; available: message, function calls and their outputs.", shorten(other));
-                return Err(ApiError::field(format!("{path}.type"), message));
-            }
-        });
-    }
-    Ok(lines.join("\n"))
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -261,44 +288,43 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn every_shape_of_input_is_a_text() {
-        assert_eq!(input_text(&json!("plain")).unwrap(), "plain");
-        assert_eq!(
-            input_text(
-                &json!([{"role": "user", "content": [{"type": "input_text", "text": "a"}, {"type": "input_json", "data": {"b": 1}}]}])
-            )
-            .unwrap(),
-            "a\n{\"b\":1}"
-        );
-        let talk = json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}]);
-        assert_eq!(input_text(&talk).unwrap(), "user: Hi\nassistant: no");
-        let error = input_text(&json!([{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}])).unwrap_err();
-        assert_eq!(error.param(), Some("input[0].content[0].type"));
-    }
-
-    #[test]
     fn a_question_that_cannot_be_asked_is_named() {
-        let question = |json: Value| serde_json::from_value::<Question>(json).unwrap().asked("questions[2]").err().unwrap();
+        let question = |json: Value| {
+            let read = Question::read(json, "questions[2]");
+            read.and_then(|q| q.asked("questions[2]").map(|_| ())).err().unwrap()
+        };
         for (wrong, path) in [
             (json!({"type": "choice", "instructions": "?", "choices": [{"value": "a"}]}), "questions[2].choices"),
             (json!({"type": "choice", "instructions": "?", "choices": [{"value": "a"}, {"value": "a"}]}), "questions[2].choices[1].value"),
             (json!({"type": "choice", "instructions": "?", "choices": [{"value": 1}, {"value": "a"}]}), "questions[2].choices[0].value"),
             (json!({"type": "predicate", "instructions": " "}), "questions[2].instructions"),
             (json!({"type": "score", "instructions": "?", "levels": [{"label": "a"}, {"label": ""}]}), "questions[2].levels[1].label"),
+            (json!({"type": "score", "instructions": "?", "levels": [{"label": "a"}, {"label": "a"}]}), "questions[2].levels[1].label"),
+            (json!({"type": "score", "instructions": "?", "levels": [{"label": "a"}, {"label": 7}]}), "questions[2].levels[1].label"),
+            (json!({"type": "choice", "instructions": "?", "choices": [{"value": "a"}, {"text": "b"}]}), "questions[2].choices[1].text"),
+            (json!({"type": "choice", "instructions": "?", "choices": [{"value": "a"}, {}]}), "questions[2].choices[1].value"),
+            (json!({"type": "choice", "instructions": "?", "choices": ["a", "b"]}), "questions[2].choices[0]"),
+            (json!({"type": "choice", "instructions": "?"}), "questions[2].choices"),
+            (json!({"type": "predicate", "instructions": [{"type": "input_text"}]}), "questions[2].instructions[0].text"),
+            (json!({"type": "predicate", "instructions": "?", "colour": 1}), "questions[2].colour"),
+            (json!({"type": "predicate", "instructions": "?", "name": 1}), "questions[2].name"),
+            (json!({"type": "rank", "instructions": "?"}), "questions[2].type"),
+            (json!({"instructions": "?"}), "questions[2].type"),
+            (json!("?"), "questions[2]"),
         ] {
-            assert_eq!(question(wrong).param(), Some(path));
+            let error = question(wrong);
+            assert_eq!(error.param(), Some(path), "{error}");
+            assert!(error.to_string().contains(path), "{error}");
         }
         // A text and a truth value of the same spelling are two choices.
         let both = json!({"type": "choice", "instructions": "?", "choices": [{"value": "true"}, {"value": true}]});
-        assert!(serde_json::from_value::<Question>(both).unwrap().asked("q").is_ok());
+        assert!(Question::read(both, "q").unwrap().asked("q").is_ok());
     }
 
     #[test]
     fn a_score_is_the_expected_step() {
-        let q: Question = serde_json::from_value(
-            json!({"type": "score", "instructions": "?", "levels": [{"label": "a"}, {"label": "b"}, {"label": "c"}]}),
-        )
-        .unwrap();
+        let levels = json!([{"label": "a"}, {"label": "b"}, {"label": "c"}]);
+        let q = Question::read(json!({"type": "score", "instructions": "?", "levels": levels}), "q").unwrap();
         let told = serde_json::to_value(q.answer(vec![0.2, 0.5, 0.3])).unwrap();
         assert!((told["score"].as_f64().unwrap() - 1.1).abs() < 1e-12 && told["confidence"] == 0.5, "{told}");
         assert_eq!(told["probabilities"][2], json!({"value": 2, "label": "c", "probability": 0.3}));

@@ -52,7 +52,7 @@ pub struct ResponseRequest {
     /// Accepted and without effect.
     #[serde(rename = "stream_options")]
     pub _stream_options: Option<StreamOptions>,
-    /// Whether to answer at once and go on in the background; `GET` tells how far it is.
+    /// Whether to go on when the client leaves; `GET` tells how far it is, and with `stream` follows it.
     pub background: Option<bool>,
     /// Up to 16 pairs of texts that are kept with the response.
     #[schema(value_type = Option<Object>)]
@@ -210,9 +210,8 @@ impl ResponseRequest {
             None | Some("auto" | "disabled") => {}
             Some(_) => return Err(ApiError::field("truncation", "`truncation` must be \"auto\" or \"disabled\".")),
         }
-        match (self.background.unwrap_or(false), self.stream.unwrap_or(false), self.store.unwrap_or(true)) {
-            (true, true, _) => Err(ApiError::field("background", "`background` and `stream` exclude each other; give one of them.")),
-            (true, _, false) => {
+        match (self.background.unwrap_or(false), self.store.unwrap_or(true)) {
+            (true, false) => {
                 Err(ApiError::field("store", "A response in the background is found again by its id, so `store` must be true."))
             }
             _ => check_metadata(self.metadata.as_ref()),

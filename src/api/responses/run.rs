@@ -1,52 +1,30 @@
-//! A response on its way: events of the engine become output, and the output becomes an answer, a stream, or a kept row.
+//! A response on its way: events of the engine become its record, and the record becomes an answer, a stream, or a kept row.
 
-use std::collections::HashMap;
-use std::convert::Infallible;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 
 use axum::response::Response;
-use axum::response::sse::Event as SseEvent;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 use tunesmith_chat::ToolStream;
 use tunesmith_ml::infer::{Event, Finish, Usage};
 use tunesmith_store::ResponseRow;
 
 use super::items::new_id;
+use super::live::{Live, Place, respond};
 use super::output::Output;
 use super::request::ResponseRequest;
+use super::transcript::{Cursor, Transcript};
 use crate::api::error::ApiError;
-use crate::api::sse;
 use crate::api::state::AppState;
 use crate::api::text::chat::Prepared;
 use crate::api::text::run::{next, now};
 use crate::api::text::tokens::ChatToken;
 use crate::serve::Events;
 
-/// Responses that are made in the background, by their ids.
-#[derive(Debug, Default)]
-pub struct Background(Mutex<HashMap<String, CancellationToken>>);
-
-impl Background {
-    fn enter(&self, id: &str) -> CancellationToken {
-        let token = CancellationToken::new();
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), token.clone());
-        token
-    }
-
-    /// Stops one, if it is still made.
-    pub fn stop(&self, id: &str) {
-        if let Some(token) = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id) {
-            token.cancel();
-        }
-    }
-}
-
 /// A response on its way.
 pub struct Run {
     state: AppState,
     id: String,
-    /// The response as it is told, but for its output.
+    /// The response as it is told.
     body: Value,
     input: Vec<Value>,
     previous: Option<String>,
@@ -54,6 +32,7 @@ pub struct Run {
     prepared: Prepared,
     events: Events,
     output: Output,
+    live: Arc<Live>,
 }
 
 impl Run {
@@ -79,8 +58,9 @@ impl Run {
             body[absent] = Value::Null;
         }
         let output = Output::new(prepared.tools.map(ToolStream::new), logprobs);
+        let live = Live::new(Transcript::new(body.clone()));
         let (previous, kept) = (request.previous_response_id.clone(), request.store.unwrap_or(true));
-        Self { state, id, body, input, previous, kept, prepared, events, output }
+        Self { state, id, body, input, previous, kept, prepared, events, output, live }
     }
 
     /// Takes an event of the engine in; true once the answer is whole.
@@ -90,14 +70,13 @@ impl Run {
             Event::Token { text, info } => {
                 let tokenizer = self.prepared.language.model.tokenizer();
                 let token = info.map(|info| ChatToken::of(&info, tokenizer));
-                self.output.push(&text, token);
+                self.live.with(|transcript| self.output.push(transcript, &text, token));
                 false
             }
             Event::Done { text, finish, usage } => {
                 let status = if finish == Finish::Length { "incomplete" } else { "completed" };
-                self.output.finish(&text, status);
-                self.body["status"] = json!(status);
-                self.body["output"] = json!(self.output.items());
+                self.live.with(|transcript| self.output.finish(transcript, &text, status));
+                self.close(status);
                 self.body["usage"] = told_usage(usage);
                 self.body["completed_at"] = json!(now());
                 if finish == Finish::Length {
@@ -106,6 +85,15 @@ impl Run {
                 true
             }
         }
+    }
+
+    /// The response ends with what there is.
+    fn close(&mut self, status: &str) {
+        self.body["status"] = json!(status);
+        self.body["output"] = self.live.with(|transcript| {
+            transcript.close("incomplete");
+            transcript.output()
+        });
     }
 
     async fn step(&mut self) -> Result<bool, ApiError> {
@@ -120,6 +108,7 @@ impl Run {
             unfinished,
             input: json!(self.input),
             body: self.body.clone(),
+            pieces: self.live.with(|transcript| transcript.pieces()),
         }
     }
 
@@ -131,8 +120,7 @@ impl Run {
     }
 
     fn fail(&mut self, error: &ApiError) {
-        self.body["status"] = json!("failed");
-        self.body["output"] = json!(self.output.items());
+        self.close("failed");
         self.body["error"] = json!({"code": "server_error", "message": error.to_string()});
     }
 
@@ -143,19 +131,21 @@ impl Run {
         Ok(self.body)
     }
 
-    /// The answer's beginning; the rest is made while nobody waits.
-    pub async fn in_background(mut self) -> Result<Value, ApiError> {
+    /// The answer's beginning, and the answer as it goes on while nobody need wait.
+    pub async fn in_background(mut self) -> Result<(Value, Arc<Live>), ApiError> {
         self.state.store.insert_response(&self.row(true)).await?;
-        let told = self.body.clone();
-        let stop = self.state.background.enter(&self.id);
+        let (told, live) = (self.body.clone(), self.live.clone());
+        let place = Place::take(self.state.background.clone(), &self.id, live.clone());
         tokio::spawn(async move {
             loop {
                 let step = tokio::select! {
-                    // Dropping the receiver frees the place in the engine.
-                    () = stop.cancelled() => return,
-                    step = self.step() => step,
+                    () = self.live.stop.cancelled() => {
+                        self.close("cancelled");
+                        break;
+                    }
+                    step = next(&mut self.events, &self.state) => step,
                 };
-                match step {
+                match step.map(|event| self.take(event)) {
                     Ok(false) => continue,
                     Ok(true) => break,
                     Err(error) => {
@@ -164,49 +154,42 @@ impl Run {
                     }
                 }
             }
-            if let Err(error) = self.state.store.finish_response(&self.id, &self.body).await {
+            // Frees the place in the engine, if the answer was cut off.
+            self.events.close();
+            let row = self.row(false);
+            if let Err(error) = self.state.store.finish_response(&row.id, &row.body, &row.pieces).await {
                 tracing::error!(response = self.id, %error, "a response could not be kept");
+                self.fail(&error.into());
             }
-            self.state.background.stop(&self.id);
+            self.live.with(|transcript| transcript.end(self.body));
+            drop(place);
         });
-        Ok(told)
+        Ok((told, live))
     }
 
-    /// The answer as a stream of typed events.
+    /// The answer as a stream of typed events; it ends when its client leaves.
     pub fn stream(mut self) -> Response {
-        let stream = async_stream::stream! {
-            let told = json!({"response": self.body});
-            self.output.event("response.created", told.clone());
-            self.output.event("response.in_progress", told);
-            loop {
-                for event in self.output.take_events() {
-                    yield sse_event(&event);
+        respond(async_stream::stream! {
+            let mut cursor = Cursor::default();
+            let mut going = true;
+            while !cursor.has_ended() {
+                for event in self.live.events(&mut cursor) {
+                    yield event;
                 }
-                match self.step().await {
-                    Ok(false) => {}
-                    Ok(true) => break,
-                    Err(error) => {
-                        self.fail(&error);
-                        break;
-                    }
+                match if going { self.step().await } else { Ok(false) } {
+                    Ok(false) => continue,
+                    Ok(true) => {}
+                    Err(error) => self.fail(&error),
                 }
+                going = false;
+                if self.body["status"] != json!("failed") && let Err(error) = self.keep().await {
+                    self.fail(&error);
+                }
+                let body = self.body.clone();
+                self.live.with(|transcript| transcript.end(body));
             }
-            if self.body["status"] != json!("failed") && let Err(error) = self.keep().await {
-                self.fail(&error);
-            }
-            let last = format!("response.{}", self.body["status"].as_str().unwrap_or("failed"));
-            self.output.event(&last, json!({"response": self.body}));
-            for event in self.output.take_events() {
-                yield sse_event(&event);
-            }
-        };
-        use futures::StreamExt;
-        sse::respond(stream.map(Ok::<_, Infallible>))
+        })
     }
-}
-
-fn sse_event(event: &Value) -> SseEvent {
-    SseEvent::default().event(event["type"].as_str().unwrap_or_default()).data(event.to_string())
 }
 
 fn told_usage(usage: Usage) -> Value {

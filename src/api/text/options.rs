@@ -9,7 +9,7 @@ use super::likelihood::{Endings, Likelihoods, likelihoods};
 use super::run::off_thread;
 use crate::api::error::ApiError;
 use crate::api::state::AppState;
-use crate::serve::Language;
+use crate::serve::{Language, PriorKey};
 
 /// Texts that say nothing, those of the paper.
 const SAY_NOTHING: [&str; 3] = ["N/A", "", "[MASK]"];
@@ -53,11 +53,16 @@ impl Options {
         Endings { prompt, texts: self.answers.iter().map(|a| format!(" {a}")).collect(), rendered: false }
     }
 
-    /// The logarithm of each answer's probability where the text says nothing.
+    /// The logarithm of each answer's probability where the text says nothing; computed once for a question and a model.
     ///
     /// # Errors
     /// As [`likelihoods`].
     pub async fn prior(&self, state: &AppState, language: &Arc<Language>, field: &str) -> Result<Vec<f64>, ApiError> {
+        let key = PriorKey::of(&(&self.instruction, &self.examples, &self.ask, &self.answers)).map_err(ApiError::internal)?;
+        language.priors.get_or(key, self.compute_prior(state, language, field)).await
+    }
+
+    async fn compute_prior(&self, state: &AppState, language: &Arc<Language>, field: &str) -> Result<Vec<f64>, ApiError> {
         let mut sum = vec![0.0; self.answers.len()];
         for text in SAY_NOTHING {
             let found = likelihoods(state, language, self.endings(text), field).await?;

@@ -10,7 +10,7 @@ use tunesmith_ops::matmul::Precision;
 use crate::error::{MlError, Result};
 use crate::models::{BackwardPlan, BaseModel, EncoderConfig, Head, WeightFile, head_modules, label_names, load_base, read_json};
 use crate::nn::{Adapter, Batch, Ctx, Kernels, LoraRange};
-use crate::peft::load_adapter;
+use crate::peft::{AdapterFacts, load_adapter};
 use crate::spec::ProblemType;
 use crate::text::{Encoded, TextTokenizer};
 
@@ -64,6 +64,8 @@ pub struct ServedClassifier {
     pub labels: Vec<String>,
     /// The shape of the answer.
     pub answer: Answer,
+    /// What an adapter says of itself.
+    pub facts: Option<AdapterFacts>,
     /// What a user should know of it.
     pub warnings: Vec<String>,
     adapter: Adapter,
@@ -124,7 +126,9 @@ impl ServedClassifier {
         )?;
         let labels = label_names(&config.raw);
         let answer = Answer::read(folder, &config.raw)?;
-        Self { base, labels, answer, warnings: Vec::new(), adapter: Adapter::default(), head, tokenizer: None }.checked().map(Some)
+        Self { base, labels, answer, facts: None, warnings: Vec::new(), adapter: Adapter::default(), head, tokenizer: None }
+            .checked()
+            .map(Some)
     }
 
     /// The adapter in a PEFT folder.
@@ -150,7 +154,8 @@ impl ServedClassifier {
             Some(n) if n < base.tokenizer.max_length() || n <= base.config().max_tokens() => Some(base.tokenizer.with_max_length(n)?),
             _ => None,
         };
-        Self { base, labels, answer, warnings: loaded.warnings, adapter: loaded.adapter, head: loaded.head, tokenizer }.checked()
+        let (facts, warnings) = (Some(loaded.facts), loaded.warnings);
+        Self { base, labels, answer, facts, warnings, adapter: loaded.adapter, head: loaded.head, tokenizer }.checked()
     }
 
     fn checked(mut self) -> Result<Self> {

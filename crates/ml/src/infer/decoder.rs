@@ -12,6 +12,7 @@ use super::page_pool::Owner;
 use crate::error::{MlError, Result};
 use crate::models::decoder::{Decoder, DecoderBase, DecoderConfig};
 use crate::nn::Adapter;
+use crate::peft::AdapterFacts;
 use crate::text::LanguageTokenizer;
 
 /// A decoder with its tokenizer, packed for serving.
@@ -30,6 +31,8 @@ pub struct ServedAdapter {
     pub owner: Owner,
     /// Its updates.
     pub adapter: Adapter,
+    /// What it says of itself.
+    pub facts: AdapterFacts,
     /// What a user should know of it.
     pub warnings: Vec<String>,
 }
@@ -118,7 +121,7 @@ impl ServedAdapter {
         let loaded = crate::peft::load_language_adapter(folder, base.base())?;
         let mut adapter = loaded.adapter;
         adapter.pack(false)?;
-        Ok(Self { base, owner: NEXT_OWNER.fetch_add(1, Ordering::Relaxed), adapter, warnings: loaded.warnings })
+        Ok(Self { base, owner: NEXT_OWNER.fetch_add(1, Ordering::Relaxed), adapter, facts: loaded.facts, warnings: loaded.warnings })
     }
 
     /// Bytes of what it does not share.

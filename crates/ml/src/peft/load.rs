@@ -4,22 +4,38 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use fancy_regex::Regex;
-use serde::Deserialize;
 
+use super::config::{AdapterConfig, BaseKind};
 use crate::error::{MlError, Result};
 use crate::models::decoder::{DecoderBase, DecoderFamily};
-use crate::models::{BaseModel, Head, WeightFile, head_modules, read_json};
+use crate::models::{BaseModel, Head, WeightFile, head_modules};
 use crate::nn::{Adapter, Linear, LoraLayer, Param};
+
+/// What an adapter says of itself, for listings.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdapterFacts {
+    /// `base_model_name_or_path`.
+    pub base_name: Option<String>,
+    /// PEFT's task.
+    pub task_type: Option<String>,
+    /// Rank of modules that no pattern names.
+    pub r: usize,
+    /// The scale is this by the rank, or by its root where the adapter is rank-stabilised.
+    pub lora_alpha: f64,
+    /// Whether it is rank-stabilised.
+    pub use_rslora: bool,
+    /// Names of modules, or a pattern.
+    pub target_modules: serde_json::Value,
+    /// Numbers in its file, a classifier's included.
+    pub parameters: usize,
+}
 
 /// The updates of a decoder.
 pub struct LoadedUpdates {
     /// The updates.
     pub adapter: Adapter,
-    /// `base_model_name_or_path`.
-    pub base_name: Option<String>,
-    /// Rank, for listings.
-    pub r: usize,
+    /// What it says of itself.
+    pub facts: AdapterFacts,
     /// What a user should know, such as an adapter that changes nothing.
     pub warnings: Vec<String>,
 }
@@ -30,78 +46,10 @@ pub struct LoadedAdapter {
     pub adapter: Adapter,
     /// The head.
     pub head: Head,
-    /// `base_model_name_or_path`.
-    pub base_name: Option<String>,
-    /// Rank, for listings.
-    pub r: usize,
+    /// What it says of itself.
+    pub facts: AdapterFacts,
     /// What a user should know, such as an adapter that changes nothing.
     pub warnings: Vec<String>,
-}
-
-/// The fields of `adapter_config.json` that change the result; the others are PEFT's own affairs.
-#[derive(Deserialize)]
-struct AdapterConfig {
-    peft_type: String,
-    base_model_name_or_path: Option<String>,
-    r: usize,
-    lora_alpha: f64,
-    #[serde(default)]
-    use_rslora: bool,
-    #[serde(default)]
-    use_dora: bool,
-    #[serde(default)]
-    fan_in_fan_out: bool,
-    bias: Option<String>,
-    #[serde(default)]
-    rank_pattern: BTreeMap<String, usize>,
-    #[serde(default)]
-    alpha_pattern: BTreeMap<String, f64>,
-    target_modules: Option<serde_json::Value>,
-}
-
-impl AdapterConfig {
-    /// `conv1d` says whether the base has linear layers that are stored transposed.
-    fn read(folder: &Path, conv1d: bool) -> Result<Self> {
-        let path = folder.join("adapter_config.json");
-        let config: Self =
-            serde_json::from_value(read_json(&path)?).map_err(|e| MlError::AdapterMismatch(format!("{}: {e}", file_name(&path))))?;
-        let refuse = |what: &str| Err(MlError::AdapterMismatch(format!("adapter_config.json: {what}")));
-        match &config {
-            c if c.peft_type != "LORA" => refuse(&format!("peft_type {:?} is not supported; supported: LORA", c.peft_type)),
-            c if c.use_dora => refuse("use_dora: DoRA adapters are not supported"),
-            c if c.fan_in_fan_out && !conv1d => refuse("fan_in_fan_out: the base model has no Conv1D layers"),
-            c if c.bias.as_deref().is_some_and(|b| b != "none") => refuse("bias: only \"none\" is supported"),
-            c if c.r == 0 => refuse("r: must be at least 1"),
-            _ => Ok(config),
-        }
-    }
-
-    /// `(rank, scale)` of a module; patterns match PEFT's way, at the end of the name.
-    fn rank_and_scale(&self, module: &str) -> Result<(usize, f64)> {
-        let r = lookup(&self.rank_pattern, module)?.unwrap_or(self.r);
-        let alpha = lookup(&self.alpha_pattern, module)?.unwrap_or(self.lora_alpha);
-        Ok((r, alpha / if self.use_rslora { (r as f64).sqrt() } else { r as f64 }))
-    }
-
-    /// Names in `target_modules` that must each have tensors.
-    fn named_targets(&self) -> Vec<&str> {
-        self.target_modules.as_ref().and_then(|v| v.as_array()).map(|a| a.iter().filter_map(|v| v.as_str()).collect()).unwrap_or_default()
-    }
-}
-
-fn lookup<T: Copy>(patterns: &BTreeMap<String, T>, module: &str) -> Result<Option<T>> {
-    for (pattern, value) in patterns {
-        let regex = Regex::new(&format!("(?:.*\\.)?(?:{pattern})$"))
-            .map_err(|e| MlError::AdapterMismatch(format!("adapter_config.json: pattern {pattern:?}: {e}")))?;
-        if regex.is_match(module).unwrap_or(false) {
-            return Ok(Some(*value));
-        }
-    }
-    Ok(None)
-}
-
-fn file_name(path: &Path) -> String {
-    path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// Loads the adapter in `folder` for `base`.
@@ -109,18 +57,22 @@ fn file_name(path: &Path) -> String {
 /// # Errors
 /// [`MlError::AdapterMismatch`] with the tensor's name, if one is missing, has no place or has another shape than its place.
 pub fn load_adapter(folder: &Path, base: &BaseModel) -> Result<LoadedAdapter> {
-    let config = AdapterConfig::read(folder, false)?;
+    let mut config = AdapterConfig::read(folder, BaseKind::Encoder)?;
     let weights = open(folder)?;
     let mut place = Place::new(&weights, base.device());
+    let (dense, out) = head_modules(base.encoder.config.family);
+    let head = [dense, out].into_iter().flat_map(|m| [format!("{m}.weight"), format!("{m}.bias")]);
+    config.check_saved(&place.names(), &base.encoder_tensor_names().into_iter().chain(head).collect::<Vec<_>>())?;
     let head = place.head(base)?;
     // PEFT's `all-linear` takes BERT's pooler for a part of the encoder.
-    let adapter = place.adapter(&config, base.encoder.linears().chain([&head.dense]))?;
+    let adapter = place.adapter(&mut config, base.encoder.linears().chain([&head.dense]))?;
     place.all_used()?;
-    let mut warnings = Vec::new();
+    let parameters = place.parameters;
     if adapter.layers().next().is_some() && changes_nothing(&adapter)? {
-        warnings.push("every lora_B is zero: beside its head the adapter changes nothing".to_owned());
+        config.warnings.push("every lora_B is zero: beside its head the adapter changes nothing".to_owned());
     }
-    Ok(LoadedAdapter { adapter, head, base_name: config.base_model_name_or_path, r: config.r, warnings })
+    let (facts, warnings) = told(config, parameters);
+    Ok(LoadedAdapter { adapter, head, facts, warnings })
 }
 
 /// Loads the adapter in `folder` for a decoder.
@@ -128,19 +80,29 @@ pub fn load_adapter(folder: &Path, base: &BaseModel) -> Result<LoadedAdapter> {
 /// # Errors
 /// [`MlError::AdapterMismatch`] with the tensor's name, if one is missing, has no place or has another shape than its place.
 pub fn load_language_adapter(folder: &Path, base: &DecoderBase) -> Result<LoadedUpdates> {
-    let config = AdapterConfig::read(folder, base.decoder.config.family == DecoderFamily::Gpt2)?;
+    let conv1d = base.decoder.config.family == DecoderFamily::Gpt2;
+    let mut config = AdapterConfig::read(folder, BaseKind::Decoder { conv1d })?;
     let weights = open(folder)?;
     let mut place = Place::new(&weights, base.device());
-    let adapter = place.adapter(&config, base.decoder.linears())?;
+    let own = base.decoder.params().map(|p| p.name.clone()).chain(["lm_head.weight".to_owned()]);
+    config.check_saved(&place.names(), &own.collect::<Vec<_>>())?;
+    place.only_updates()?;
+    let adapter = place.adapter(&mut config, base.decoder.linears())?;
     place.all_used()?;
+    let parameters = place.parameters;
     if adapter.layers().next().is_none() {
         return Err(MlError::AdapterMismatch("no tensor of the adapter matches a module of the base model".to_owned()));
     }
-    let mut warnings = Vec::new();
     if changes_nothing(&adapter)? {
-        warnings.push("every lora_B is zero: the adapter changes nothing".to_owned());
+        config.warnings.push("every lora_B is zero: the adapter changes nothing".to_owned());
     }
-    Ok(LoadedUpdates { adapter, base_name: config.base_model_name_or_path, r: config.r, warnings })
+    let (facts, warnings) = told(config, parameters);
+    Ok(LoadedUpdates { adapter, facts, warnings })
+}
+
+fn told(config: AdapterConfig, parameters: usize) -> (AdapterFacts, Vec<String>) {
+    let AdapterConfig { base_name, task_type, r, lora_alpha, use_rslora, target_modules, warnings, .. } = config;
+    (AdapterFacts { base_name, task_type, r, lora_alpha, use_rslora, target_modules, parameters }, warnings)
 }
 
 fn open(folder: &Path) -> Result<WeightFile> {
@@ -169,19 +131,44 @@ struct Place<'a> {
     weights: &'a WeightFile,
     tensors: BTreeMap<String, String>,
     device: &'a Device,
+    /// Numbers of those that found it.
+    parameters: usize,
 }
 
 impl<'a> Place<'a> {
     fn new(weights: &'a WeightFile, device: &'a Device) -> Self {
         let tensors = weights.names().into_iter().map(|name| (plain_name(name), name.to_owned())).collect();
-        Self { weights, tensors, device }
+        Self { weights, tensors, device, parameters: 0 }
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.tensors.keys().map(String::as_str).collect()
+    }
+
+    /// Refuses modules that were trained whole.
+    fn only_updates(&self) -> Result<()> {
+        match self.tensors.iter().find(|(plain, _)| !plain.contains(".lora_") && !plain.contains("token_adapter")) {
+            Some((_, name)) => Err(MlError::AdapterMismatch(format!(
+                "tensor {name} is of a module that was trained whole (modules_to_save); adapters of language models hold LoRA updates \
+                 only here: merge this one into its base (merge_and_unload) and serve the result"
+            ))),
+            None => Ok(()),
+        }
     }
 
     fn all_used(&self) -> Result<()> {
-        match self.tensors.first_key_value() {
-            Some((_, name)) => Err(MlError::AdapterMismatch(format!("tensor {name} has no place in the base model"))),
-            None => Ok(()),
-        }
+        let Some((plain, name)) = self.tensors.first_key_value() else { return Ok(()) };
+        let what = match plain {
+            n if n.contains(".lora_embedding_") => "updates an embedding, which is not supported",
+            n if n.contains(".lora_magnitude_vector") => "is of a DoRA adapter, which is not supported",
+            n if n.ends_with(".lora_B.bias") => "is a bias beside lora_B, which is not supported",
+            n if n.contains("token_adapter") => "holds token embeddings that were trained, which is not supported",
+            n if !n.contains(".lora_") => {
+                "has no place in the base model; of modules that were trained whole only a classifier's are supported"
+            }
+            _ => "has no place in the base model",
+        };
+        Err(MlError::AdapterMismatch(format!("tensor {name} {what}")))
     }
 
     fn take(&mut self, plain: &str, shape: &[usize]) -> Result<Tensor> {
@@ -195,21 +182,31 @@ impl<'a> Place<'a> {
         let tensor = self.weights.get(&name, shape, self.device).map_err(|e| MlError::AdapterMismatch(e.to_string()))?;
         // One NaN or infinity makes the sum neither.
         match tensor.sum_all()?.to_scalar::<f32>()?.is_finite() {
-            true => Ok(tensor),
+            true => {
+                self.parameters += tensor.elem_count();
+                Ok(tensor)
+            }
             false => Err(MlError::AdapterMismatch(format!("tensor {name} holds values that are no numbers (NaN or infinity)"))),
         }
     }
 
     /// The updates of these layers.
-    fn adapter<'l>(&mut self, config: &AdapterConfig, linears: impl Iterator<Item = &'l Linear>) -> Result<Adapter> {
+    fn adapter<'l>(&mut self, config: &mut AdapterConfig, linears: impl Iterator<Item = &'l Linear>) -> Result<Adapter> {
         let mut adapter = Adapter::default();
+        let mut untouched: Vec<String> = Vec::new();
+        let mut stray = None;
         for linear in linears {
             let name = linear.name().to_owned();
             let (a, b) = (format!("{name}.lora_A.weight"), format!("{name}.lora_B.weight"));
+            let targeted = config.targets(&name);
             if !self.tensors.contains_key(&a) && !self.tensors.contains_key(&b) {
+                untouched.extend((targeted == Some(true)).then_some(name));
                 continue;
             }
-            let ((out, input), (r, scale)) = (linear.shape(), config.rank_and_scale(&name)?);
+            if targeted == Some(false) {
+                stray.get_or_insert_with(|| a.clone());
+            }
+            let ((out, input), (r, scale)) = (linear.shape(), config.rank_and_scale(&name));
             let layer = LoraLayer::new(
                 linear.id,
                 Param::new(a.clone(), self.take(&a, &[r, input])?),
@@ -224,7 +221,7 @@ impl<'a> Place<'a> {
             let module = l.a.name.trim_end_matches(".lora_A.weight");
             module == target || module.ends_with(&format!(".{target}"))
         };
-        for target in &targets {
+        for target in targets {
             if !adapter.layers().any(|l| is_of(l, target)) {
                 // Both hint at what the file holds instead.
                 let homeless = self.tensors.keys().find(|k| k.contains(".lora_")).map(String::as_str);
@@ -238,6 +235,17 @@ impl<'a> Place<'a> {
                     "target_modules names {target:?}, but no tensor for it fits the base model{stray}"
                 )));
             }
+        }
+        if let Some(name) = stray {
+            return Err(MlError::AdapterMismatch(format!(
+                "tensor base_model.model.{name} belongs to no target module (target_modules, exclude_modules, layers_to_transform, modules_to_save)"
+            )));
+        }
+        if let Some(first) = untouched.first() {
+            config.warnings.push(format!(
+                "target_modules takes in {} modules that the file has no tensors of, {first} first; they stay as they are in the base",
+                untouched.len()
+            ));
         }
         Ok(adapter)
     }

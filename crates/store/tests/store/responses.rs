@@ -12,6 +12,7 @@ fn row(id: &str, previous: Option<&str>, unfinished: bool) -> ResponseRow {
         unfinished,
         input: json!([{"id": format!("msg_{id}")}]),
         body: json!({"id": id, "status": if unfinished { "in_progress" } else { "completed" }}),
+        pieces: json!([[[3, 0]]]),
     }
 }
 
@@ -32,17 +33,30 @@ async fn a_chain_is_told_from_its_beginning_and_breaks_where_one_is_gone() {
 }
 
 #[tokio::test]
+async fn a_chain_that_is_too_long_is_told_apart_from_a_broken_one() {
+    let bench = bench().await;
+    let store = &bench.store;
+    for i in 0..1001 {
+        let previous = (i > 0).then(|| format!("r{}", i - 1));
+        store.insert_response(&row(&format!("r{i}"), previous.as_deref(), false)).await.unwrap();
+    }
+    assert_eq!(store.response_chain("r999").await.unwrap().len(), 1000);
+    assert!(matches!(store.response_chain("r1000").await, Err(StoreError::TooLong { most: 1000, .. })));
+}
+
+#[tokio::test]
 async fn what_was_cancelled_or_deleted_is_not_finished_afterwards() {
     let bench = bench().await;
     let store = &bench.store;
     store.insert_response(&row("a", None, true)).await.unwrap();
     assert_eq!(store.unfinished_responses().await.unwrap().len(), 1);
-    assert!(store.finish_response("a", &json!({"status": "cancelled"})).await.unwrap());
-    assert!(!store.finish_response("a", &json!({"status": "completed"})).await.unwrap());
-    assert_eq!(store.response("a").await.unwrap().body["status"], "cancelled");
+    assert!(store.finish_response("a", &json!({"status": "cancelled"}), &json!([[[1, 1]]])).await.unwrap());
+    assert!(!store.finish_response("a", &json!({"status": "completed"}), &json!([])).await.unwrap());
+    let ended = store.response("a").await.unwrap();
+    assert_eq!((&ended.body["status"], ended.pieces), (&json!("cancelled"), json!([[[1, 1]]])));
     assert!(store.unfinished_responses().await.unwrap().is_empty());
     store.delete_response("a").await.unwrap();
-    assert!(!store.finish_response("a", &json!({"status": "completed"})).await.unwrap());
+    assert!(!store.finish_response("a", &json!({"status": "completed"}), &json!([])).await.unwrap());
 }
 
 #[tokio::test]
