@@ -113,6 +113,13 @@ impl ApiError {
         self
     }
 
+    /// Names the field that is meant, in the message too: for requests with several of a kind.
+    #[must_use]
+    pub fn at_field(mut self, param: &str) -> Self {
+        self.message = format!("`{param}`: {}", self.message);
+        self.with_param(param)
+    }
+
     /// Seconds after which another try makes sense.
     #[must_use]
     pub fn retry_after(mut self, seconds: u64) -> Self {

@@ -187,7 +187,7 @@ pub fn attachment(name: &str) -> HeaderValue {
 
 /// Looks a file up for a job: it must have been parsed for training.
 pub async fn training_data(state: &AppState, id: &str, param: &str) -> Result<(FileRow, tunesmith_data::Summary), ApiError> {
-    let file = find(state, id).await.map_err(|e| e.with_param(param))?;
+    let file = find(state, id).await.map_err(|e| e.at_field(param))?;
     if file.purpose != "fine-tune" {
         let message = format!("`{param}`: {} has purpose `{}`; upload it with purpose `fine-tune`.", shorten(id), file.purpose);
         return Err(ApiError::field(param, message));

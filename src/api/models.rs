@@ -7,6 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 use serde::Serialize;
+use tunesmith_ml::spec::Task;
 use tunesmith_store::{AdapterRow, CheckpointLookup, CheckpointRow, Kind, ModelKind, ModelRow, StoreError};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -40,9 +41,9 @@ pub struct ModelObject {
     pub task: Option<String>,
     /// The model that it was trained from.
     pub base_model: Option<String>,
-    /// The labels in the order of their ids.
+    /// The labels of a classifier in the order of their ids.
     pub labels: Option<Vec<String>>,
-    /// The number of tokens that it reads.
+    /// The number of tokens that it reads; of a language model its context, prompt and answer together.
     pub max_length: Option<i64>,
     /// The job that made it.
     pub job_id: Option<String>,
@@ -85,9 +86,10 @@ impl ModelObject {
                 ModelKind::Full => ModelObjectKind::Full,
                 ModelKind::Adapter => ModelObjectKind::Adapter,
             },
+            // Language models have none, which is not the same as an empty list.
+            labels: (row.task == Task::Classification.name()).then_some(row.labels),
             task: Some(row.task),
             base_model: Some(row.base_name),
-            labels: Some(row.labels),
             max_length: row.max_length,
             job_id: row.job_id.map(|id| id.to_string()),
             card: Some(row.card).filter(serde_json::Value::is_object),

@@ -3,8 +3,10 @@
 use std::fmt::Write;
 
 use serde_json::{Map, Value};
-use tunesmith_ml::spec::{JobSpec, ProblemType, Tuning};
+use tunesmith_ml::spec::{JobSpec, ProblemType, Task, Tuning};
 use tunesmith_ml::train::Plan;
+
+use crate::api::jobs::Echo;
 
 /// What a card says beside its figures.
 #[derive(Clone)]
@@ -33,7 +35,6 @@ impl Card {
     }
 
     fn write(&self, out: &mut String, metrics: Option<&Map<String, Value>>) -> std::fmt::Result {
-        let t = &self.spec.training;
         let adapter = matches!(self.spec.tuning, Tuning::Lora(_));
         writeln!(out, "---")?;
         writeln!(out, "base_model: {}", yaml(&self.base))?;
@@ -41,15 +42,18 @@ impl Card {
         if let Some(licence) = &self.licence {
             writeln!(out, "license: {}", yaml(licence))?;
         }
-        writeln!(out, "pipeline_tag: text-classification\ntags:\n- tunesmith\n---\n")?;
+        let pipeline = if self.spec.task.is_language() { "text-generation" } else { "text-classification" };
+        writeln!(out, "pipeline_tag: {pipeline}\ntags:\n- tunesmith\n---\n")?;
         writeln!(out, "# {}\n", self.name)?;
         writeln!(out, "Fine-tuned by tunesmith {} from {} (revision {}).\n", env!("CARGO_PKG_VERSION"), self.base, self.revision)?;
-        let kind = match self.spec.data.problem_type {
-            ProblemType::SingleLabelClassification => "one label a text",
-            ProblemType::MultiLabelClassification => "several labels a text",
-            ProblemType::Regression => "a number for a text",
+        let does = match (self.spec.task, self.spec.data.problem_type) {
+            (Task::CausalLm, _) => "Continues texts",
+            (Task::Instruction, _) => "Answers in conversations",
+            (Task::Classification, ProblemType::SingleLabelClassification) => "Answers with one label a text",
+            (Task::Classification, ProblemType::MultiLabelClassification) => "Answers with several labels a text",
+            (Task::Classification, ProblemType::Regression) => "Answers with a number for a text",
         };
-        writeln!(out, "Answers with {kind}.")?;
+        writeln!(out, "{does}.")?;
         if !self.spec.data.labels.is_empty() {
             writeln!(out, "Labels, in the order of their ids: {}.", self.spec.data.labels.join(", "))?;
         }
@@ -60,8 +64,7 @@ impl Card {
             self.plan.train_rows, self.plan.train_tokens, self.plan.eval_rows, self.plan.max_length, self.plan.truncated_rows
         )?;
         writeln!(out, "\n## Training\n")?;
-        let tuning = serde_json::to_string(&self.spec.tuning).unwrap_or_default();
-        let training = serde_json::to_string(t).unwrap_or_default();
+        let Echo { tuning, training, .. } = Echo::of(&self.spec);
         writeln!(
             out,
             "Seed {}, {} steps, products in {}.\n\n```json\n{tuning}\n{training}\n```",

@@ -7,7 +7,13 @@ use tunesmith_ml::spec::{DataSpec, JobSpec};
 use tunesmith_ml::train::JobRows;
 use tunesmith_store::{FileRow, Store, StoreError};
 
+use super::failure::Failure;
 use crate::config::Config;
+
+/// The field of a job request that names the rows to train on.
+pub const TRAINING_FILE: &str = "training_file";
+/// The one that names the rows to evaluate on.
+pub const VALIDATION_FILE: &str = "validation_file";
 
 /// Training and evaluation rows.
 pub struct Rows {
@@ -24,6 +30,7 @@ pub struct LocalFile {
     path: PathBuf,
     name: String,
     sha256: String,
+    param: &'static str,
 }
 
 impl LocalFile {
@@ -42,13 +49,23 @@ impl LocalFile {
         &self.sha256
     }
 
-    /// Where the file's blob lies.
-    pub fn of(store: &Store, row: &FileRow) -> Result<Self, StoreError> {
+    /// The field of the request that names it.
+    pub fn param(&self) -> &'static str {
+        self.param
+    }
+
+    /// What is wrong with the file, as its job's failure.
+    pub fn fault(&self, source: DataError) -> Failure {
+        Failure::Data { param: self.param, source }
+    }
+
+    /// Where the file's blob lies; `param` is the field of the request that names it.
+    pub fn of(store: &Store, row: &FileRow, param: &'static str) -> Result<Self, StoreError> {
         let path = store
             .blobs()
             .local_path(&row.blob_key)
             .ok_or_else(|| StoreError::not_found(tunesmith_store::Kind::File, row.id.to_string()))?;
-        Ok(Self { path, name: row.filename.clone(), sha256: row.sha256.clone() })
+        Ok(Self { path, name: row.filename.clone(), sha256: row.sha256.clone(), param })
     }
 }
 
@@ -56,9 +73,9 @@ impl LocalFile {
 ///
 /// # Errors
 /// If a file does not hold what its summary said.
-pub fn read_rows(config: &Config, spec: &JobSpec, train: &LocalFile, eval: Option<&LocalFile>) -> Result<Rows, DataError> {
+pub fn read_rows(config: &Config, spec: &JobSpec, train: &LocalFile, eval: Option<&LocalFile>) -> Result<Rows, Failure> {
     let limits = config.data_limits();
-    let load = |file: &LocalFile| load(&file.path, &file.name, &limits, &spec.data);
+    let load = |file: &LocalFile| load(&file.path, &file.name, &limits, &spec.data).map_err(|e| file.fault(e));
     let all = load(train)?;
     let mut sha256 = train.sha256.clone();
     let Some(eval) = eval else {

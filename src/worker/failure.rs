@@ -5,15 +5,22 @@ use tunesmith_hub::HubError;
 use tunesmith_ml::error::MlError;
 use tunesmith_store::{JobError, StoreError};
 
+use super::data::VALIDATION_FILE;
+
 /// Why a worker leaves a job unfinished.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The base model cannot be had.
     #[error("{0}")]
     Hub(#[from] HubError),
-    /// A data file cannot be read.
-    #[error("{0}")]
-    Data(#[from] DataError),
+    /// A data file cannot be read, or holds what it should not.
+    #[error("{source}")]
+    Data {
+        /// The field of the request that names the file.
+        param: &'static str,
+        /// What is wrong with it.
+        source: DataError,
+    },
     /// The model, the data or a setting do not go together, or training failed.
     #[error("{0}")]
     Ml(#[from] MlError),
@@ -38,7 +45,8 @@ impl Failure {
     pub fn to_job_error(&self) -> JobError {
         let (code, param) = match self {
             Self::Hub(_) => ("model_unavailable", Some("model")),
-            Self::Data(_) => ("invalid_training_file", Some("training_file")),
+            Self::Data { param: VALIDATION_FILE, .. } => ("invalid_validation_file", Some(VALIDATION_FILE)),
+            Self::Data { param, .. } => ("invalid_training_file", Some(*param)),
             Self::Ml(MlError::Setting { param, .. }) => ("invalid_setting", Some(param.as_str())),
             Self::Ml(MlError::NotFinite { .. }) => ("not_finite", Some("training.learning_rate")),
             Self::Ml(MlError::Io { source, .. }) if is_full(source) => ("disk_full", None),
@@ -53,6 +61,7 @@ impl Failure {
                 format!("No space is left on the worker's disk: {self}. Free some (`tunesmith gc` shows what may go) and resume the job.")
             }
             Self::Ml(MlError::Setting { param, message }) => format!("`{param}`: {message}"),
+            Self::Data { param, source } => format!("`{param}`: {source}"),
             Self::Ml(MlError::NotFinite { .. }) => format!("{self}. Try a smaller `training.learning_rate`, or look at those rows."),
             other => other.to_string(),
         };

@@ -10,6 +10,7 @@ use tunesmith_hub::Pulled;
 use tunesmith_ml::error::MlError;
 use tunesmith_ml::eval::{EvalReport, report};
 use tunesmith_ml::infer::{DEFAULT_THRESHOLD, ServedBase, ServedClassifier, classify};
+use tunesmith_ml::models::Outline;
 use tunesmith_ml::spec::Tuning;
 use tunesmith_ml::text::{Encoded, by_tokens};
 use tunesmith_ml::train::{EVAL_TOKENS, FinalEvaluation, Finished, LossSettings, Plan, evaluate_language};
@@ -18,7 +19,7 @@ use tunesmith_store::{FileId, JobReport, JobRow, Keys, LeaseToken, ModelKind, Ne
 use super::card::Card;
 use super::failure::Failure;
 use super::job::Machine;
-use crate::api::jobs::metrics_csv;
+use crate::api::jobs::{Echo, metrics_csv};
 
 /// A trained job.
 pub struct Ended<'a> {
@@ -62,7 +63,7 @@ pub async fn finish(machine: &Machine, lease: &LeaseToken, ended: Ended<'_>) -> 
         labels: ended.card.spec.data.labels.clone(),
         folder_key,
         card: card_json(&ended),
-        max_length: i64::try_from(ended.plan.max_length).ok(),
+        max_length: i64::try_from(max_length(&ended)?).ok(),
         metrics: metrics.clone().map_or(Value::Null, Value::Object),
     };
     let report = JobReport { report: report_json(&ended, evaluation), predictions_key };
@@ -145,16 +146,29 @@ async fn write_csv(machine: &Machine, job: &JobRow) -> Result<NewFile, Failure> 
 }
 
 fn card_json(ended: &Ended) -> Value {
-    json!({
+    let spec = &ended.card.spec;
+    let Echo { tuning, training, .. } = Echo::of(spec);
+    let mut card = json!({
         "base_model": ended.job.model,
         "licence": ended.base.licence,
         "task": ended.job.task,
-        "problem_type": ended.card.spec.data.problem_type,
-        "tuning": ended.card.spec.tuning,
-        "training": ended.card.spec.training,
-        "seed": ended.card.spec.seed,
+        "tuning": tuning,
+        "training": training,
+        "seed": spec.seed,
         "data": ended.plan,
-    })
+    });
+    if !spec.task.is_language() {
+        card["problem_type"] = json!(spec.data.problem_type);
+    }
+    card
+}
+
+/// Tokens that the finished model reads: a classifier as many as in training, a language model as its base does.
+fn max_length(ended: &Ended) -> Result<usize, MlError> {
+    match ended.card.spec.task.is_language() {
+        true => Ok(Outline::read(&ended.base.model_path())?.max_tokens),
+        false => Ok(ended.plan.max_length),
+    }
 }
 
 fn report_json(ended: &Ended, evaluation: Option<EvalReport>) -> Value {

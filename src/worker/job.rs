@@ -10,7 +10,7 @@ use tunesmith_ml::train::{Control, Finished, Outcome, Plan, Prepared};
 use tunesmith_store::{JobRow, LeaseToken, NewEvent, Staging, Store, model_name};
 
 use super::card::Card;
-use super::data::LocalFile;
+use super::data::{LocalFile, TRAINING_FILE, VALIDATION_FILE};
 use super::failure::Failure;
 use super::finish::{Ended, finish};
 use super::plan::{Inputs, prepare};
@@ -158,10 +158,9 @@ async fn prepared(
     staging: &Staging,
     wish: &Wish,
 ) -> Result<(Prepared, Vec<String>), Failure> {
-    let file = |row| LocalFile::of(&machine.store, &row);
-    let train = file(machine.store.file(job.training_file).await?)?;
+    let train = LocalFile::of(&machine.store, &machine.store.file(job.training_file).await?, TRAINING_FILE)?;
     let eval = match job.validation_file {
-        Some(id) => Some(file(machine.store.file(id).await?)?),
+        Some(id) => Some(LocalFile::of(&machine.store, &machine.store.file(id).await?, VALIDATION_FILE)?),
         None => None,
     };
     let inputs = Inputs {

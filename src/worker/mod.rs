@@ -13,6 +13,7 @@ mod run;
 mod supervise;
 mod texts;
 
+pub use failure::Failure;
 pub use plan::plan;
 pub use run::{Args, run};
 pub use supervise::Supervisor;

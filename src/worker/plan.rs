@@ -4,14 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tunesmith_hub::Pulled;
-use tunesmith_ml::error::MlError;
-use tunesmith_ml::models::{EncoderConfig, is_decoder};
+use tunesmith_ml::models::Outline;
 use tunesmith_ml::nn::Kernels;
-use tunesmith_ml::spec::{JobSpec, Task};
-use tunesmith_ml::train::{Plan, Prepared, TrainJob};
+use tunesmith_ml::spec::JobSpec;
+use tunesmith_ml::train::{Plan, Prepared, TrainJob, check_fit};
 use tunesmith_store::{FileRow, Store};
 
-use super::data::{LocalFile, read_rows};
+use super::data::{LocalFile, TRAINING_FILE, VALIDATION_FILE, read_rows};
 use super::failure::Failure;
 use super::texts::read_texts;
 use crate::config::{Config, Device};
@@ -42,7 +41,7 @@ pub fn prepare(
     threads: usize,
     go_on: &(dyn Fn() -> bool + Sync),
 ) -> Result<(Prepared, Vec<String>), Failure> {
-    check_kind(inputs.spec.task, &inputs.base_folder)?;
+    check_fit(&inputs.spec, &Outline::read(&inputs.base_folder)?)?;
     let rows = match inputs.spec.task.is_language() {
         true => read_texts(config, &inputs.spec, &inputs.base_folder, &inputs.train, inputs.eval.as_ref())?,
         false => read_rows(config, &inputs.spec, &inputs.train, inputs.eval.as_ref())?,
@@ -70,21 +69,6 @@ pub fn prepare(
         ));
     }
     Ok((prepared, warnings))
-}
-
-/// Tasks of language models need one, and classification an encoder; what is neither is told when it is read.
-fn check_kind(task: Task, folder: &Path) -> Result<(), Failure> {
-    let message = match (task.is_language(), is_decoder(folder)) {
-        (false, true) => {
-            "the base is a language model, and `classification` trains encoders such as all-minilm-l6-v2; name one, or set `task` to `instruction` \
-             with a `data.prompt_template` that shows the label"
-        }
-        (true, false) if EncoderConfig::read(folder).is_ok() => {
-            "the base is an encoder, which generates no text; name a language model such as smollm2-135m-instruct, or set `task` to `classification`"
-        }
-        _ => return Ok(()),
-    };
-    Err(MlError::setting("model", message).into())
 }
 
 fn open(device: Device) -> Result<(tunesmith_ml::Device, Kernels), Failure> {
@@ -123,8 +107,8 @@ pub fn plan(
         spec,
         base_name: model.to_owned(),
         base_folder: base.model_path(),
-        train: LocalFile::of(store, files.0)?,
-        eval: files.1.map(|f| LocalFile::of(store, f)).transpose()?,
+        train: LocalFile::of(store, files.0, TRAINING_FILE)?,
+        eval: files.1.map(|f| LocalFile::of(store, f, VALIDATION_FILE)).transpose()?,
         work_dir: Path::new("").to_owned(),
     };
     let threads = config.threads_of_serving();

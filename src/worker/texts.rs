@@ -71,13 +71,17 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn read(&self, file: &LocalFile) -> Result<Vec<TextRow>, Failure> {
         let mut texts = Vec::new();
-        for row in rows(file.path(), file.name(), &self.config.data_limits())? {
-            let row = row?;
+        for row in rows(file.path(), file.name(), &self.config.data_limits()).map_err(|e| file.fault(e))? {
+            let row = row.map_err(|e| file.fault(e))?;
             if self.is_used(&row) {
-                texts.push(self.text(&row)?);
+                texts.push(self.text(&row, file)?);
             }
         }
-        Ok(texts)
+        match texts.is_empty() {
+            // A file without rows is refused when it is uploaded.
+            true => Err(MlError::setting(file.param(), "no row of the file has the values that `data.filter` asks for").into()),
+            false => Ok(texts),
+        }
     }
 
     fn is_used(&self, row: &Row) -> bool {
@@ -88,41 +92,41 @@ impl Reader<'_> {
         self.language.filter.iter().all(|(name, wanted)| matches(name, wanted))
     }
 
-    fn text(&self, row: &Row) -> Result<TextRow, Failure> {
+    fn text(&self, row: &Row, file: &LocalFile) -> Result<TextRow, Failure> {
         match &self.language.source {
             TextSource::Column { name } => match row.values.get(name).and_then(Value::as_str) {
                 Some(text) if !text.is_empty() => {
                     Ok(TextRow { line: row.line, text: text.to_owned(), learned: None, rendered: false, append_end: true })
                 }
-                _ => Err(DataError::of_field(row.line, name, "is not a text", "a text").into()),
+                _ => Err(file.fault(DataError::of_field(row.line, name, "is not a text", "a text"))),
             },
             TextSource::Conversation => {
                 let columns: Vec<&str> = row.values.keys().map(String::as_str).collect();
-                let wrong =
-                    |path: &str, found: String, expected: String| Failure::from(DataError::of_field(row.line, path, found, expected));
+                let wrong = |path: &str, found: String, expected: String| file.fault(DataError::of_field(row.line, path, found, expected));
                 let format = detect(&columns)
                     .ok_or_else(|| wrong("", format!("has the columns {}", columns.join(", ")), "the columns of a conversation".into()))?;
                 let conversation = parse_row(format, &row.values).map_err(|e| wrong(&e.path, format!("is {}", e.found), e.expected))?;
-                self.conversation(row.line, &conversation)
+                self.conversation(row.line, &conversation, file)
             }
             TextSource::Template { prompt, completion, labels } => {
                 let prompt = fill_template(prompt, &row.values, labels)
-                    .map_err(|e| DataError::of_field(row.line, &e.path, format!("is {}", e.found), e.expected))?;
+                    .map_err(|e| file.fault(DataError::of_field(row.line, &e.path, format!("is {}", e.found), e.expected)))?;
                 let answer =
                     row.values.get(completion).map_or_else(String::new, |v| v.as_str().map_or_else(|| v.to_string(), str::to_owned));
                 let messages = vec![Message::new(Role::User, prompt), Message::new(Role::Assistant, answer)];
-                self.conversation(row.line, &Conversation { messages, tools: Vec::new() })
+                self.conversation(row.line, &Conversation { messages, tools: Vec::new() }, file)
             }
         }
     }
 
-    fn conversation(&self, line: u64, conversation: &Conversation) -> Result<TextRow, Failure> {
+    fn conversation(&self, line: u64, conversation: &Conversation, file: &LocalFile) -> Result<TextRow, Failure> {
         let Some(template) = &self.template else {
             return Err(Failure::Panic("a conversation without a template".to_owned()));
         };
         let tools = (!conversation.tools.is_empty()).then_some(&conversation.tools[..]);
         let rendered = template.render_for_training(&conversation.messages, tools, &Map::new()).map_err(|e| {
-            DataError::of_field(line, "messages", format!("cannot be rendered: {e}"), "a conversation that the model's template takes")
+            let found = format!("cannot be rendered: {e}");
+            file.fault(DataError::of_field(line, "messages", found, "a conversation that the model's template takes"))
         })?;
         if let Some(i) = left_out_call(&conversation.messages, &rendered.text) {
             let path = format!("messages[{i}].tool_calls");

@@ -74,7 +74,7 @@ async fn plain_texts_labelled_rows_and_filters_train() {
     assert_eq!(job["progress"]["epoch"], 1.0);
     let template = json!({"task": "instruction", "data": {"prompt_template": "Is it {labels}? {text}", "label_column": "label"}});
     let job = succeeded(&server, &file_job(&server, &request(&file, short.clone(), template)).await).await;
-    assert_eq!(job["data"]["language"]["source"]["labels"], json!(["a", "b"]));
+    assert_eq!(job["data"]["labels"], json!(["a", "b"]));
     for (data, param) in [
         (json!({"prompt_template": "{none}"}), "data.prompt_template"),
         (json!({"prompt_template": "{"}), "data.prompt_template"),

@@ -99,15 +99,6 @@ async fn a_job_without_memory_waits_says_why_and_starts_when_there_is_some() {
     act(&server, &second, "cancel").await;
 }
 
-/// Memory is estimated by what the model reads, whatever the request allows.
-#[tokio::test]
-async fn a_huge_max_length_makes_no_job_wait_for_memory() {
-    let server = server_in(configured("[budgets]\njobs_bytes = 300000000\n"), &["--workers", "1"]);
-    let file = upload(&server, twenty_rows()).await;
-    let id = file_job(&server, &request(&file, json!({"max_steps": 2, "max_length": 8192, "per_device_train_batch_size": 16}))).await;
-    succeeded(&server, &id).await;
-}
-
 #[tokio::test]
 async fn a_server_without_workers_is_served_by_one_that_was_started_apart() {
     let server = in_folder(&["--workers", "0"]);

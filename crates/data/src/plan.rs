@@ -123,7 +123,12 @@ fn check_columns<'a>(
     let find = |name: &str, field: &'static str| {
         side.summary.column(name).ok_or_else(|| {
             let param = if is_train { field } else { side.param };
-            PlanError::new(param, missing_column(side, name, field))
+            // A validation file of other columns is at fault itself: the training file has them.
+            let remedy = match is_train {
+                true => format!("name the right one in {field}"),
+                false => "give it the columns of the training file".to_owned(),
+            };
+            PlanError::new(param, missing_column(side, name, &remedy))
         })
     };
     let text = find(&cols.text, "data.text_column")?;
@@ -145,13 +150,8 @@ fn check_columns<'a>(
     Ok(label)
 }
 
-fn missing_column(side: Side<'_>, name: &str, field: &str) -> String {
-    format!(
-        "the {} has no column \"{}\"; its columns are {}; name the right one in {field}",
-        side.words,
-        shorten(name),
-        name_list(side.summary.column_names()),
-    )
+fn missing_column(side: Side<'_>, name: &str, remedy: &str) -> String {
+    format!("the {} has no column \"{}\"; its columns are {}; {remedy}", side.words, shorten(name), name_list(side.summary.column_names()),)
 }
 
 fn check_texts(side: Side<'_>, column: &ColumnSummary, may_be_empty: bool, warnings: &mut Vec<String>) -> Result<(), PlanError> {

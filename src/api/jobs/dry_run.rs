@@ -10,6 +10,7 @@ use tunesmith_ml::spec::JobSpec;
 use tunesmith_store::FileRow;
 use utoipa::ToSchema;
 
+use super::echo::Echo;
 use super::estimate::allowed_name;
 use crate::api::error::ApiError;
 use crate::api::state::AppState;
@@ -68,7 +69,7 @@ pub async fn plan(
         Err(_) => return Err(ApiError::model_loading("The model is still being downloaded; try again in a moment.", 10)),
     };
     let _turn = state.parsing.acquire().await.map_err(ApiError::internal)?;
-    let echoed = serde_json::to_value(&spec).map_err(ApiError::internal)?;
+    let echoed = Echo::whole(&spec);
     let (config, store, name) = (state.config.clone(), state.store.clone(), model.to_owned());
     let work = move || crate::worker::plan(&config, &store, spec, &pulled, &name, (&train, eval.as_ref()));
     let run = tokio::task::spawn_blocking(work).await.map_err(ApiError::internal)?.map_err(|e| e.to_job_error())?;

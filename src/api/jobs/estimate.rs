@@ -1,15 +1,19 @@
-//! Checks that the base model may be used, and estimates what training it takes in memory.
+//! Checks that the base model may be used and fits the job, and estimates what training it takes in memory.
 //!
 //! `create.rs` calls it before a job is filed, so that an unknown model is 404 at once. The estimate decides which jobs may
 //! run side by side; the worker knows better once the model is there.
 
-use std::path::Path;
+use std::path::PathBuf;
 
+use tunesmith_ml::error::MlError;
+use tunesmith_ml::models::Outline;
 use tunesmith_ml::spec::{JobSpec, Tuning};
+use tunesmith_ml::train::check_fit;
 
 use crate::api::error::ApiError;
 use crate::api::state::AppState;
 use crate::serve::weight_bytes;
+use crate::worker::Failure;
 
 /// Assumed for a model that is not on this machine yet: the size of a base encoder in f32.
 const UNKNOWN_MODEL_BYTES: u64 = 440 << 20;
@@ -29,37 +33,37 @@ pub async fn allowed_name(state: &AppState, model: &str) -> Result<String, ApiEr
     Ok(tokio::task::spawn_blocking(work).await.map_err(ApiError::internal)??)
 }
 
-/// Bytes that the job is thought to need.
+/// Checks the job against its base where that is on this machine, and answers the bytes that it is thought to need.
 pub async fn memory(state: &AppState, name: String, spec: &JobSpec) -> Result<i64, ApiError> {
     let _turn = state.parsing.acquire().await.map_err(ApiError::internal)?;
-    let hub = state.hub.clone();
+    let (hub, spec) = (state.hub.clone(), spec.clone());
     let work = move || {
-        let folder = match name.strip_prefix("file:") {
+        let base: Option<PathBuf> = match name.strip_prefix("file:") {
             // The hub would read every byte of it for its checksum.
             Some(path) => Some(path.into()),
             None => hub.cached(&name).map(|pulled| pulled.model_path()),
         };
-        folder.map_or((None, None), |folder: std::path::PathBuf| (weight_bytes(&folder), positions(&folder)))
+        // One that cannot be read is told by the worker, which may find another one under that name.
+        let outline = base.as_ref().and_then(|base| Outline::read(base).ok());
+        if let Some(outline) = &outline {
+            check_fit(&spec, outline)?;
+        }
+        let weights = base.and_then(|base| weight_bytes(&base)).unwrap_or(UNKNOWN_MODEL_BYTES);
+        Ok(estimate(weights, outline.map(|o| o.max_tokens as u64), &spec))
     };
-    let (weights, positions) = tokio::task::spawn_blocking(work).await.map_err(ApiError::internal)?;
-    let total = estimate(weights.unwrap_or(UNKNOWN_MODEL_BYTES), positions, spec);
+    let total = tokio::task::spawn_blocking(work).await.map_err(ApiError::internal)?;
+    let total = total.map_err(|e: MlError| Failure::from(e).to_job_error())?;
     Ok(i64::try_from(total).unwrap_or(i64::MAX))
 }
 
-/// The longest text that the folder's model reads, by its configuration; training cuts what is longer.
-fn positions(folder: &Path) -> Option<u64> {
-    let config: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.join("config.json")).ok()?).ok()?;
-    ["max_position_embeddings", "n_positions"].iter().find_map(|name| config[*name].as_u64())
-}
-
 /// Weights once; for full tuning also masters, gradients and two moments; and the activations of one micro-batch.
-fn estimate(weights: u64, positions: Option<u64>, spec: &JobSpec) -> u64 {
+fn estimate(weights: u64, longest: Option<u64>, spec: &JobSpec) -> u64 {
     let trained = match spec.tuning {
         Tuning::Full => weights.saturating_mul(4),
         Tuning::Lora(_) => weights / 10,
         Tuning::Head => weights / 20,
     };
-    let length = (spec.training.max_length.unwrap_or(512) as u64).min(positions.unwrap_or(u64::MAX));
+    let length = (spec.training.max_length.unwrap_or(512) as u64).min(longest.unwrap_or(u64::MAX));
     let tokens = match spec.training.micro_batch_tokens() {
         Some(tokens) => tokens as u64,
         None => length.saturating_mul(spec.training.per_device_train_batch_size as u64),
@@ -81,8 +85,6 @@ mod tests {
         std::fs::write(folder.path().join("model.safetensors"), [0; 100]).unwrap();
         std::fs::write(folder.path().join("optimizer.safetensors"), [0; 70]).unwrap();
         std::fs::write(folder.path().join("config.json"), [0; 50]).unwrap();
-        assert_eq!((weight_bytes(folder.path()), positions(folder.path())), (Some(100), None));
-        std::fs::write(folder.path().join("config.json"), r#"{"max_position_embeddings": 512}"#).unwrap();
-        assert_eq!(positions(folder.path()), Some(512));
+        assert_eq!(weight_bytes(folder.path()), Some(100));
     }
 }

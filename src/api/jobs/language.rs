@@ -16,7 +16,7 @@ use crate::api::error::{ApiError, shorten};
 pub fn data(task: Task, section: Option<&DataSection>, files: &FileSummaries<'_>) -> Result<(DataSpec, Vec<String>), ApiError> {
     let empty = DataSection::default();
     let section = section.unwrap_or(&empty);
-    refuse_label_fields(section)?;
+    refuse_foreign(task, section)?;
     let split = validation_split(section, files)?;
     let source = match task {
         Task::CausalLm => column(section, files)?,
@@ -47,21 +47,46 @@ pub fn check_tuning(tuning: &Tuning) -> Result<(), ApiError> {
     }
 }
 
-fn refuse_label_fields(section: &DataSection) -> Result<(), ApiError> {
-    let given = [("text_pair_column", section.text_pair_column.is_some()), ("problem_type", section.problem_type.is_some())];
-    match given.iter().find(|(_, given)| *given) {
-        Some((name, _)) => Err(ApiError::field(format!("data.{name}"), format!("`data.{name}` is for the task classification."))),
+/// Fields that mean nothing to the task, or to it without a template.
+fn refuse_foreign(task: Task, section: &DataSection) -> Result<(), ApiError> {
+    const CLASSIFICATION: &str = "is for the task classification";
+    const TEMPLATE: &str = "is for classification, and for `data.prompt_template`, where it has the answer";
+    const LABELS: &str = "is for classification, and for `data.prompt_template`, where it stands for `{labels}`";
+    let plain = task == Task::CausalLm;
+    let template = section.prompt_template.is_some() && !plain;
+    let given = [
+        ("text_pair_column", section.text_pair_column.is_some(), CLASSIFICATION),
+        ("problem_type", section.problem_type.is_some(), CLASSIFICATION),
+        ("prompt_template", section.prompt_template.is_some() && plain, "makes conversations, the task instruction"),
+        ("dataset_text_field", section.dataset_text_field.is_some() && !plain, "is for plain texts, the task causal_lm"),
+        ("text_column", section.text_column.is_some() && template, "is not needed: `data.prompt_template` names its columns itself"),
+        ("text_column", section.text_column.is_some() && !plain, "is for plain texts; conversations have columns of their own"),
+        ("label_column", section.label_column.is_some() && !template, TEMPLATE),
+        ("labels", section.labels.is_some() && !template, LABELS),
+    ];
+    match given.iter().find(|(_, given, _)| *given) {
+        Some((name, _, why)) => Err(ApiError::field(format!("data.{name}"), format!("`data.{name}` {why}; the task is {}.", task.name()))),
         None => Ok(()),
     }
 }
 
-/// Refuses a column that a file does not have.
+/// Both files with the fields of the request that name them.
+fn sides<'a>(files: &FileSummaries<'a>) -> impl Iterator<Item = (&'a Summary, &'static str)> {
+    [Some((files.train, "training_file")), files.eval.map(|eval| (eval, "validation_file"))].into_iter().flatten()
+}
+
+/// Refuses a column that a file does not have; `field` is where the request names it.
 fn check_column(files: &FileSummaries<'_>, name: &str, field: &str) -> Result<(), ApiError> {
-    for (summary, file) in [Some((files.train, "training")), files.eval.map(|e| (e, "validation"))].into_iter().flatten() {
+    for (summary, file) in sides(files) {
         if summary.column(name).is_none() {
             let columns: Vec<&str> = summary.column_names().take(20).collect();
-            let message = format!("The {file} file has no column `{}`; its columns are {}.", shorten(name), columns.join(", "));
-            return Err(ApiError::field(field, message));
+            // A validation file of other columns is at fault itself: the training file has them.
+            let (param, remedy) = match file {
+                "validation_file" => (file, "give it the columns of the training file".to_owned()),
+                _ => (field, format!("name the right one in `{field}`")),
+            };
+            let message = format!("`{file}` has no column `{}`; its columns are {}; {remedy}.", shorten(name), columns.join(", "));
+            return Err(ApiError::field(param, message));
         }
     }
     Ok(())
@@ -97,10 +122,6 @@ fn check_every_text(summary: &Summary, name: &str, param: &str) -> Result<(), Ap
 }
 
 fn column(section: &DataSection, files: &FileSummaries<'_>) -> Result<TextSource, ApiError> {
-    if section.prompt_template.is_some() {
-        let message = "`data.prompt_template` makes conversations; set `task` to `instruction`.";
-        return Err(ApiError::field("data.prompt_template", message));
-    }
     let (name, field) = match (&section.dataset_text_field, &section.text_column) {
         (Some(a), Some(b)) if a != b => {
             let message = "`data.dataset_text_field` and `data.text_column` name different columns; give one of them.";
@@ -114,21 +135,16 @@ fn column(section: &DataSection, files: &FileSummaries<'_>) -> Result<TextSource
     check_texts(files.train, &name, field)?;
     // A filter may leave out the rows that are at fault; the worker names those that it does not.
     if section.filter.is_none() {
-        for (summary, param) in [(Some(files.train), "training_file"), (files.eval, "validation_file")] {
-            summary.map_or(Ok(()), |summary| check_every_text(summary, &name, param))?;
+        for (summary, param) in sides(files) {
+            check_every_text(summary, &name, param)?;
         }
     }
     Ok(TextSource::Column { name })
 }
 
 fn conversation(section: &DataSection, files: &FileSummaries<'_>) -> Result<TextSource, ApiError> {
-    if section.dataset_text_field.is_some() {
-        let message = "`data.dataset_text_field` is for the task causal_lm; conversations have columns of their own.";
-        return Err(ApiError::field("data.dataset_text_field", message));
-    }
     let Some(prompt) = &section.prompt_template else {
-        for (summary, param) in [(Some(files.train), "training_file"), (files.eval, "validation_file")] {
-            let Some(summary) = summary else { continue };
+        for (summary, param) in sides(files) {
             let columns: Vec<&str> = summary.column_names().collect();
             // A filter may leave out the rows that are at fault; the worker names those that it does not.
             if let Some(faults) = summary.conversation_faults.as_ref().filter(|_| section.filter.is_none()) {
@@ -136,10 +152,10 @@ fn conversation(section: &DataSection, files: &FileSummaries<'_>) -> Result<Text
             }
             if tunesmith_chat::detect(&columns).is_none() {
                 let message = format!(
-                    "No conversation can be told from the columns ({}): name them messages, prompt and completion, instruction and output, or conversations; or set `data.prompt_template`.",
+                    "No conversation can be told from the columns of `{param}` ({}): name them messages, prompt and completion, instruction and output, or conversations; or set `data.prompt_template`.",
                     columns.iter().take(20).copied().collect::<Vec<_>>().join(", ")
                 );
-                return Err(ApiError::field("data.prompt_template", message));
+                return Err(ApiError::field(if param == "validation_file" { param } else { "data.prompt_template" }, message));
             }
         }
         return Ok(TextSource::Conversation);
@@ -157,7 +173,10 @@ fn conversation(section: &DataSection, files: &FileSummaries<'_>) -> Result<Text
             check_column(files, &name, "data.prompt_template")?;
         }
     }
+    let wrong_labels = |why: &str| Err(ApiError::field("data.labels", format!("`data.labels` {why}.")));
     let labels = match (&section.labels, wants_labels) {
+        (Some(_), false) => return wrong_labels("has no effect: `data.prompt_template` has no `{labels}` that it could stand for"),
+        (Some(labels), _) if labels.is_empty() => return wrong_labels("lists no label; leave it out to list those of the column"),
         (Some(labels), _) => labels.clone(),
         (None, false) => Vec::new(),
         (None, true) => {
@@ -187,10 +206,13 @@ fn filter(section: &DataSection, files: &FileSummaries<'_>) -> Result<BTreeMap<S
         if values.iter().any(|v| v.is_array() || v.is_object()) {
             return Err(ApiError::field(field.clone(), format!("`{field}` must be a text, a number, or a list of these.")));
         }
-        let distinct = files.train.column(name).and_then(|c| c.distinct.as_ref());
         let spelled = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
-        if distinct.is_some_and(|d| values.iter().all(|v| !d.contains_key(&spelled(v)))) {
-            return Err(ApiError::field(field.clone(), format!("`{field}`: no row of the training file has such a value.")));
+        for (summary, file) in sides(files) {
+            let distinct = summary.column(name).and_then(|c| c.distinct.as_ref());
+            if distinct.is_some_and(|d| values.iter().all(|v| !d.contains_key(&spelled(v)))) {
+                let param = if file == "validation_file" { file } else { field.as_str() };
+                return Err(ApiError::field(param, format!("No row of `{file}` has a value that `{field}` asks for.")));
+            }
         }
         filter.insert(name.clone(), values);
     }

@@ -8,6 +8,7 @@ mod charts;
 mod checkpoints;
 mod create;
 mod dry_run;
+mod echo;
 mod estimate;
 mod events;
 mod language;
@@ -28,6 +29,7 @@ use utoipa_axum::router::OpenApiRouter;
 use super::error::ApiError;
 use super::state::AppState;
 
+pub use echo::Echo;
 pub use object::JobObject;
 
 /// The routes of jobs.

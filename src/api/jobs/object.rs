@@ -8,6 +8,7 @@ use serde::Serialize;
 use tunesmith_store::{JobRow, JobState};
 use utoipa::ToSchema;
 
+use super::echo::Echo;
 use super::openai::{Hyperparameters, Method};
 use crate::api::error::ApiError;
 use crate::api::state::AppState;
@@ -60,13 +61,13 @@ pub struct JobObject {
     pub user_provided_suffix: Option<String>,
     /// The task.
     pub task: String,
-    /// How the rows are read, resolved.
+    /// How the rows are read, resolved: the fields that the task has.
     #[schema(value_type = Object)]
     pub data: serde_json::Value,
-    /// Which parameters are trained, resolved.
+    /// Which parameters are trained, resolved: the fields that the task has.
     #[schema(value_type = Object)]
     pub tuning: serde_json::Value,
-    /// The training loop, resolved.
+    /// The training loop, resolved: the fields that the task has.
     #[schema(value_type = Object)]
     pub training: serde_json::Value,
     /// Higher is earlier.
@@ -158,8 +159,7 @@ impl JobObject {
         let queue = queue(state, &row).await?;
         let method: Method = serde_json::from_value(row.method).map_err(ApiError::internal)?;
         let hyperparameters = method.supervised.as_ref().and_then(|s| s.hyperparameters.clone()).unwrap_or_default();
-        let mut spec = row.spec;
-        let mut section = |name: &str| spec.get_mut(name).map(serde_json::Value::take).unwrap_or_default();
+        let Echo { data, tuning, training } = Echo::of_stored(row.spec);
         let running = row.state == JobState::Running;
         let eta_ms = row.eta_ms.filter(|_| running);
         Ok(Self {
@@ -185,9 +185,9 @@ impl JobObject {
             method,
             user_provided_suffix: row.suffix,
             task: row.task,
-            data: section("data"),
-            tuning: section("tuning"),
-            training: section("training"),
+            data,
+            tuning,
+            training,
             priority: row.priority,
             pausing: row.pausing,
             queue,

@@ -127,6 +127,22 @@ pub struct Hyperparameters {
     pub learning_rate_multiplier: Option<Auto<f64>>,
 }
 
+/// OpenAI's settings where a request has them, with the path of the object that they stand in.
+#[derive(Debug, Clone)]
+pub struct Given {
+    /// `hyperparameters`, or its place in `method`.
+    pub path: &'static str,
+    /// What stands there.
+    pub settings: Hyperparameters,
+}
+
+impl Given {
+    /// The path of one of the settings, as the client wrote it.
+    pub fn path_of(&self, name: &str) -> String {
+        format!("{}.{name}", self.path)
+    }
+}
+
 /// OpenAI's `method`.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -137,10 +137,12 @@ pub struct TrainingSection {
     /// `linear`, `cosine`, `constant`, `constant_with_warmup` or `polynomial` [default: linear].
     #[schema(value_type = Option<String>, example = "linear")]
     pub lr_scheduler_type: Option<SchedulerType>,
-    /// Steps of warm-up, or below 1 a share of all steps [default: 0]; `warmup_ratio` is another name of this field.
-    #[serde(alias = "warmup_ratio")]
+    /// Steps of warm-up, or below 1 a share of all steps [default: 0].
     #[schema(minimum = 0)]
     pub warmup_steps: Option<f64>,
+    /// The share of all steps by its own name, in place of `warmup_steps`.
+    #[schema(minimum = 0, exclusive_maximum = 1)]
+    pub warmup_ratio: Option<f64>,
     /// Weight decay [default: 0.01].
     #[schema(minimum = 0)]
     pub weight_decay: Option<f64>,
@@ -163,7 +165,7 @@ pub struct TrainingSection {
     #[serde(default, deserialize_with = "unions::class_weights")]
     #[schema(schema_with = unions::class_weights_schema)]
     pub class_weights: Option<ClassWeights>,
-    /// Longest sequence in tokens [default: the model's limit, at most 512].
+    /// Longest sequence in tokens, at most what the model reads [default: the model's limit, at most 512].
     #[schema(minimum = 1)]
     pub max_length: Option<u64>,
     /// Steps between evaluations [default: each epoch].

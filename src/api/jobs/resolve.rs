@@ -4,9 +4,10 @@
 //! CONTRACT's defaults is under test without a server; an error names the field by its path.
 
 use tunesmith_data::{ClassificationColumns, Summary};
+use tunesmith_ml::peft::check_pattern;
 use tunesmith_ml::spec::{ClassWeights, DataSpec, JobSpec, LoraSpec, ProblemType, TargetModules, Task, Tuning};
 
-use super::openai::{Hyperparameters, MethodKind};
+use super::openai::{Given, Hyperparameters, MethodKind};
 use super::request::{DataSection, JobRequest, TuningSection};
 use super::{language, training};
 use crate::api::error::{ApiError, shorten};
@@ -45,16 +46,12 @@ pub fn resolve(request: &JobRequest, files: &FileSummaries<'_>, seed: u64) -> Re
         language::check_tuning(&tuning)?;
     }
     let has_eval = files.eval.is_some() || data.validation_split > 0.0;
-    let problem = (!task.is_language()).then_some(data.problem_type);
-    let mut training = training::resolve(request.training.as_ref(), &tuning, &given, problem, has_eval)?;
-    if task == Task::Instruction {
-        training.assistant_only_loss.get_or_insert(true);
-    }
+    let training = training::resolve(request.training.as_ref(), &tuning, &given, task, &data, has_eval)?;
     if let Some(ClassWeights::Map(weights)) = &training.class_weights {
         check_weights(weights.keys(), &data)?;
     }
     let seed = request.seed.unwrap_or(seed);
-    let hyperparameters = training::echo(&training, &given);
+    let hyperparameters = training::echo(&training, &given.settings);
     Ok(Resolved { spec: JobSpec { task, seed, data, tuning, training }, hyperparameters, warnings })
 }
 
@@ -72,10 +69,11 @@ fn refuse_unavailable(request: &JobRequest) -> Result<(), ApiError> {
     {
         return Err(ApiError::field("method.type", "Only the method `supervised` is available."));
     }
-    if let Some(method) = &request.method
-        && (is_set(&method.dpo) || is_set(&method.reinforcement))
-    {
-        return Err(ApiError::field("method", "Only `method.supervised` is available."));
+    for (name, value) in request.method.iter().flat_map(|m| [("dpo", &m.dpo), ("reinforcement", &m.reinforcement)]) {
+        if is_set(value) {
+            let field = format!("method.{name}");
+            return Err(ApiError::field(field.clone(), format!("`{field}` is not available; only `method.supervised` is.")));
+        }
     }
     Ok(())
 }
@@ -123,12 +121,12 @@ fn task(request: &JobRequest, train: &Summary) -> Result<Task, ApiError> {
             Some(task) => Ok(task),
             None => refuse(format!("`task` is `{}`; available: {available}.", shorten(name))),
         },
-        // Whoever names a column of labels, a template or a field of text has said what the task is.
+        // Whoever names a template, a field of text or a column of labels has said what the task is; templates have labels too.
+        None if request.data.as_ref().is_some_and(|d| d.prompt_template.is_some()) => Ok(Task::Instruction),
+        None if request.data.as_ref().is_some_and(|d| d.dataset_text_field.is_some()) => Ok(Task::CausalLm),
         None if request.data.as_ref().is_some_and(|d| d.label_column.is_some() || d.labels.is_some() || d.problem_type.is_some()) => {
             Ok(Task::Classification)
         }
-        None if request.data.as_ref().is_some_and(|d| d.prompt_template.is_some()) => Ok(Task::Instruction),
-        None if request.data.as_ref().is_some_and(|d| d.dataset_text_field.is_some()) => Ok(Task::CausalLm),
         None => match tunesmith_data::infer_task(train) {
             Some(name) if Task::by_name(name).is_some() => Ok(Task::by_name(name).unwrap_or(Task::Classification)),
             Some(other) => refuse(format!(
@@ -146,14 +144,14 @@ fn task(request: &JobRequest, train: &Summary) -> Result<Task, ApiError> {
 }
 
 /// The client's numbers from `method.supervised.hyperparameters` or `hyperparameters`.
-fn openai_settings(request: &JobRequest) -> Result<Hyperparameters, ApiError> {
+fn openai_settings(request: &JobRequest) -> Result<Given, ApiError> {
     let of_method = request.method.as_ref().and_then(|m| m.supervised.as_ref()).and_then(|s| s.hyperparameters.clone());
     match (of_method, request.hyperparameters.clone()) {
         (Some(_), Some(_)) => {
             Err(ApiError::field("hyperparameters", "Settings stand in `hyperparameters` and in `method` too; `method` alone is enough."))
         }
-        (Some(one), None) | (None, Some(one)) => Ok(one),
-        (None, None) => Ok(Hyperparameters::default()),
+        (Some(settings), None) => Ok(Given { path: "method.supervised.hyperparameters", settings }),
+        (None, settings) => Ok(Given { path: "hyperparameters", settings: settings.unwrap_or_default() }),
     }
 }
 
@@ -213,7 +211,9 @@ fn lora(section: &TuningSection) -> Result<LoraSpec, ApiError> {
             return wrong("target_modules", "must name at least one module, and none may be empty");
         }
         TargetModules::Names(names) if names.len() > 10_000 => return wrong("target_modules", "takes at most 10000 names"),
-        _ => {}
+        _ => {
+            check_pattern(&target_modules).map_err(|e| ApiError::field("tuning.target_modules", format!("`tuning.target_modules`: {e}")))?
+        }
     }
     Ok(LoraSpec {
         r: r as usize,

@@ -2,9 +2,11 @@
 //!
 //! Called by `resolve.rs`. Defaults are CONTRACT's table; the names are those of `transformers.TrainingArguments`.
 
-use tunesmith_ml::spec::{ClassWeights, Dtype, ProblemType, SchedulerType, TrainingSpec, Tuning};
+use std::fmt::Display;
 
-use super::openai::{Auto, Hyperparameters};
+use tunesmith_ml::spec::{ClassWeights, DataSpec, Dtype, ProblemType, SchedulerType, Task, TrainingSpec, Tuning};
+
+use super::openai::{Auto, Given, Hyperparameters};
 use super::request::TrainingSection;
 use crate::api::error::{ApiError, shorten};
 
@@ -16,37 +18,47 @@ const NUMBER_METRICS: &[&str] = &["loss", "mse", "rmse", "mae", "r2", "pearson",
 /// The same for a language model.
 const LANGUAGE_METRICS: &[&str] = &["loss", "perplexity", "token_accuracy"];
 
-/// Fills in the defaults and checks the ranges.
+/// Fills in the defaults and checks the ranges; a field that would change nothing is refused.
 pub fn resolve(
     section: Option<&TrainingSection>,
     tuning: &Tuning,
-    openai: &Hyperparameters,
-    problem: Option<ProblemType>,
+    openai: &Given,
+    task: Task,
+    data: &DataSpec,
     has_eval: bool,
 ) -> Result<TrainingSpec, ApiError> {
     let empty = TrainingSection::default();
     let s = section.unwrap_or(&empty);
-    if problem.is_some() {
-        refuse_language_fields(s)?;
+    let problem = (!task.is_language()).then_some(data.problem_type);
+    refuse_foreign(s, task)?;
+    refuse_idle(s, has_eval)?;
+    let default_rate = default_rate(tuning, task.is_language());
+    let given = &openai.settings;
+    let theirs = |name: &str| openai.path_of(name);
+    let epochs = given.n_epochs.and_then(Auto::set).map(|n| n as f64);
+    let (epochs, epochs_path) = once("num_train_epochs", s.num_train_epochs, theirs("n_epochs"), epochs)?;
+    let batch = given.batch_size.and_then(Auto::set);
+    let (batch, batch_path) = once("per_device_train_batch_size", s.per_device_train_batch_size, theirs("batch_size"), batch)?;
+    if batch.is_some() && s.max_tokens_per_batch.is_some() {
+        let message = format!("`{batch_path}` {BY_TOKENS}.");
+        return Err(ApiError::field(batch_path, message));
     }
-    let default_rate = default_rate(tuning, problem.is_none());
-    let epochs = once("num_train_epochs", s.num_train_epochs, "n_epochs", openai.n_epochs.and_then(Auto::set).map(|n| n as f64))?;
-    let batch = once("per_device_train_batch_size", s.per_device_train_batch_size, "batch_size", openai.batch_size.and_then(Auto::set))?;
-    let multiplier = openai.learning_rate_multiplier.and_then(Auto::set);
-    if multiplier.is_some_and(|m| !(m > 0.0 && m <= 1e6)) {
-        return Err(ApiError::field("hyperparameters.learning_rate_multiplier", "`learning_rate_multiplier` must be above 0."));
+    let multiplier = given.learning_rate_multiplier.and_then(Auto::set);
+    if let Some(m) = multiplier {
+        within_at(&theirs("learning_rate_multiplier"), m, |m| m > 0.0 && m <= 1e6, "above 0 and at most 1000000")?;
     }
-    let rate = once("learning_rate", s.learning_rate, "learning_rate_multiplier", multiplier.map(|m| m * default_rate))?;
+    let rate = multiplier.map(|m| m * default_rate);
+    let (rate, rate_path) = once("learning_rate", s.learning_rate, theirs("learning_rate_multiplier"), rate)?;
     let best = best_model(s, problem, has_eval)?;
     Ok(TrainingSpec {
-        num_train_epochs: within("num_train_epochs", epochs.unwrap_or(3.0), |v| v > 0.0 && v <= 1e5, "above 0 and at most 100000")?,
+        num_train_epochs: within_at(&epochs_path, epochs.unwrap_or(3.0), |v| v > 0.0 && v <= 1e5, "above 0 and at most 100000")?,
         max_steps: within("max_steps", s.max_steps.unwrap_or(-1), |v| v == -1 || (1..=1_000_000_000).contains(&v), "-1, or above 0")?,
-        per_device_train_batch_size: count("per_device_train_batch_size", batch.unwrap_or(if problem.is_some() { 16 } else { 4 }), 4096)?,
+        per_device_train_batch_size: count_at(&batch_path, batch.unwrap_or(if task.is_language() { 4 } else { 16 }), 4096)?,
         max_tokens_per_batch: s.max_tokens_per_batch.map(|n| count("max_tokens_per_batch", n, 1 << 22)).transpose()?,
         gradient_accumulation_steps: count("gradient_accumulation_steps", s.gradient_accumulation_steps.unwrap_or(1), 4096)?,
-        learning_rate: within("learning_rate", rate.unwrap_or(default_rate), |v| v > 0.0 && v.is_finite(), "above 0")?,
+        learning_rate: within_at(&rate_path, rate.unwrap_or(default_rate), |v| v > 0.0 && v.is_finite(), "above 0")?,
         lr_scheduler_type: s.lr_scheduler_type.unwrap_or(SchedulerType::Linear),
-        warmup_steps: warmup(s.warmup_steps.unwrap_or(0.0))?,
+        warmup_steps: warmup(s)?,
         weight_decay: within("weight_decay", s.weight_decay.unwrap_or(0.01), |v| (0.0..=100.0).contains(&v), "between 0 and 100")?,
         adam_beta1: within("adam_beta1", s.adam_beta1.unwrap_or(0.9), |v| (0.0..1.0).contains(&v), "at least 0 and below 1")?,
         adam_beta2: within("adam_beta2", s.adam_beta2.unwrap_or(0.999), |v| (0.0..1.0).contains(&v), "at least 0 and below 1")?,
@@ -66,7 +78,7 @@ pub fn resolve(
         gradient_checkpointing: s.gradient_checkpointing.unwrap_or(false),
         dtype: s.dtype.unwrap_or(Dtype::Auto),
         packing: s.packing.unwrap_or(false),
-        assistant_only_loss: s.assistant_only_loss,
+        assistant_only_loss: (task == Task::Instruction).then(|| s.assistant_only_loss.unwrap_or(true)),
     })
 }
 
@@ -89,41 +101,58 @@ fn default_rate(tuning: &Tuning, decoder: bool) -> f64 {
     }
 }
 
-/// One setting under two names: either may be given, or both if they agree.
-fn once<T: PartialEq + Copy + std::fmt::Display>(ours: &str, a: Option<T>, openais: &str, b: Option<T>) -> Result<Option<T>, ApiError> {
+/// One setting under two names: either may be given, or both if they agree. Answers it with the path that it was given under.
+fn once<T: PartialEq + Copy + Display>(ours: &str, a: Option<T>, theirs: String, b: Option<T>) -> Result<(Option<T>, String), ApiError> {
+    let ours = format!("training.{ours}");
     match (a, b) {
-        (Some(a), Some(b)) if a != b => Err(ApiError::field(
-            format!("training.{ours}"),
-            format!("`training.{ours}` is {a}, and OpenAI's `{openais}` makes it {b}; give one of them."),
-        )),
-        (a, b) => Ok(a.or(b)),
+        (Some(a), Some(b)) if a != b => {
+            let message = format!("`{ours}` is {a}, and `{theirs}` makes it {b}; give one of them.");
+            Err(ApiError::field(ours, message))
+        }
+        (None, Some(b)) => Ok((Some(b), theirs)),
+        (a, _) => Ok((a, ours)),
     }
 }
 
-fn within<T: Copy + std::fmt::Display>(name: &str, value: T, ok: impl Fn(T) -> bool, wanted: &str) -> Result<T, ApiError> {
-    if ok(value) {
-        return Ok(value);
+fn within<T: Copy + Display>(name: &str, value: T, ok: impl Fn(T) -> bool, wanted: &str) -> Result<T, ApiError> {
+    within_at(&format!("training.{name}"), value, ok, wanted)
+}
+
+fn within_at<T: Copy + Display>(path: &str, value: T, ok: impl Fn(T) -> bool, wanted: &str) -> Result<T, ApiError> {
+    match ok(value) {
+        true => Ok(value),
+        false => Err(ApiError::field(path, format!("`{path}` is {value}; it must be {wanted}."))),
     }
-    let name = format!("training.{name}");
-    Err(ApiError::field(name.clone(), format!("`{name}` is {value}; it must be {wanted}.")))
 }
 
 fn count(name: &str, value: u64, most: u64) -> Result<usize, ApiError> {
-    within(name, value, |v| (1..=most).contains(&v), &format!("between 1 and {most}")).map(|v| v as usize)
+    count_at(&format!("training.{name}"), value, most)
 }
 
-fn warmup(value: f64) -> Result<f64, ApiError> {
+fn count_at(path: &str, value: u64, most: u64) -> Result<usize, ApiError> {
+    within_at(path, value, |v| (1..=most).contains(&v), &format!("between 1 and {most}")).map(|v| v as usize)
+}
+
+/// Steps of warm-up, or a share of all steps.
+fn warmup(s: &TrainingSection) -> Result<f64, ApiError> {
+    if let Some(share) = s.warmup_ratio {
+        if s.warmup_steps.is_some() {
+            let message = "`training.warmup_ratio` and `training.warmup_steps` say the same; give one of them.";
+            return Err(ApiError::field("training.warmup_ratio", message));
+        }
+        return within("warmup_ratio", share, |v| (0.0..1.0).contains(&v), "at least 0 and below 1");
+    }
     // From 1 on it counts steps, and half a step is a mistake.
     within(
         "warmup_steps",
-        value,
+        s.warmup_steps.unwrap_or(0.0),
         |v| (0.0..=1e9).contains(&v) && (v < 1.0 || v.fract() == 0.0),
         "a whole number of steps, or a share below 1",
     )
 }
 
 fn smoothing(value: f64, problem: Option<ProblemType>) -> Result<f64, ApiError> {
-    if value > 0.0 && problem != Some(ProblemType::SingleLabelClassification) {
+    if value > 0.0 && problem.is_some_and(|p| p != ProblemType::SingleLabelClassification) {
         let message = "`training.label_smoothing_factor` needs one label a row.";
         return Err(ApiError::field("training.label_smoothing_factor", message));
     }
@@ -147,16 +176,59 @@ fn weights(given: Option<&ClassWeights>, problem: Option<ProblemType>) -> Result
     Ok(Some(given.clone()))
 }
 
-fn refuse_language_fields(s: &TrainingSection) -> Result<(), ApiError> {
-    for (name, given) in [("packing", s.packing == Some(true)), ("assistant_only_loss", s.assistant_only_loss.is_some())] {
-        if given {
-            return Err(ApiError::field(
-                format!("training.{name}"),
-                format!("`training.{name}` is for language models; the task is classification."),
-            ));
-        }
+/// Fields that mean nothing to the task; a value that changes nothing anyway passes.
+fn refuse_foreign(s: &TrainingSection, task: Task) -> Result<(), ApiError> {
+    let (packing, assistant) = ("training.packing", "training.assistant_only_loss");
+    let (smoothing, weights) = ("training.label_smoothing_factor", "training.class_weights");
+    let smooths = s.label_smoothing_factor.is_some_and(|factor| factor != 0.0);
+    let foreign: &[(&str, bool, &str)] = match task {
+        Task::Classification => &[
+            (packing, s.packing == Some(true), "is for language models"),
+            (assistant, s.assistant_only_loss.is_some(), "is for conversations, the task instruction"),
+        ],
+        Task::CausalLm => &[
+            (assistant, s.assistant_only_loss.is_some(), "is for conversations, the task instruction; plain texts are learned whole"),
+            (smoothing, smooths, "is for the task classification"),
+            (weights, s.class_weights.is_some(), "is for the task classification"),
+        ],
+        Task::Instruction => &[
+            (smoothing, smooths, "is for the task classification"),
+            (weights, s.class_weights.is_some(), "is for the task classification"),
+        ],
+    };
+    match foreign.iter().find(|(_, given, _)| *given) {
+        Some((path, _, why)) => Err(ApiError::field(*path, format!("`{path}` {why}; the task is {}.", task.name()))),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+const BY_TOKENS: &str = "has no effect beside `training.max_tokens_per_batch`, which counts a batch by its tokens; give one of them";
+
+/// Fields that another one leaves without effect.
+fn refuse_idle(s: &TrainingSection, has_eval: bool) -> Result<(), ApiError> {
+    let constant = s.lr_scheduler_type == Some(SchedulerType::Constant);
+    let warms = |given: Option<f64>| constant && given.is_some_and(|v| v > 0.0);
+    const NO_WARMUP: &str = "has no effect with the schedule `constant`; `constant_with_warmup` has a warm-up";
+    let names_best = s.metric_for_best_model.is_some() || s.load_best_model_at_end == Some(true) || s.early_stopping_patience.is_some();
+    let idle = [
+        ("warmup_steps", warms(s.warmup_steps), NO_WARMUP),
+        ("warmup_ratio", warms(s.warmup_ratio), NO_WARMUP),
+        ("packing", s.max_tokens_per_batch.is_some() && s.packing == Some(true), BY_TOKENS),
+        (
+            "greater_is_better",
+            s.greater_is_better.is_some() && !names_best,
+            "has no effect without `training.metric_for_best_model`, `training.load_best_model_at_end` or `training.early_stopping_patience`",
+        ),
+        (
+            "eval_steps",
+            s.eval_steps.is_some() && !has_eval,
+            "has no effect without rows to evaluate; give a `validation_file` or a `data.validation_split` above 0",
+        ),
+    ];
+    match idle.iter().find(|(_, given, _)| *given) {
+        Some((name, _, why)) => Err(ApiError::field(format!("training.{name}"), format!("`training.{name}` {why}."))),
+        None => Ok(()),
+    }
 }
 
 struct Best {

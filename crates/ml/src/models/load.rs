@@ -150,6 +150,16 @@ impl Reader<'_> {
     }
 }
 
+/// Full names of all blocks' linear layers, in the order of their numbers.
+pub fn linear_names(config: &EncoderConfig) -> Vec<String> {
+    let prefix = config.family.prefix();
+    let block = |i| {
+        let n = BlockNames::of(config.family, i);
+        [n.query, n.key, n.value, n.attention_out, n.up, n.down].map(|name| format!("{prefix}.{name}"))
+    };
+    (0..config.layers).flat_map(block).collect()
+}
+
 /// Module names of a block.
 struct BlockNames {
     query: String,

@@ -9,4 +9,4 @@ mod targets;
 pub use folder::{AdapterConfigFile, AdapterFolder, save_adapter, write_adapter};
 pub use load::{AdapterFacts, LoadedAdapter, LoadedUpdates, load_adapter, load_language_adapter};
 pub use start::new_adapter;
-pub use targets::{head_modules_to_save, target_layers};
+pub use targets::{check_pattern, check_saved_modules, check_targets, head_modules_to_save, target_layers};

@@ -4,6 +4,7 @@ mod classification;
 mod classifier;
 mod estimate;
 mod evaluate;
+mod fit;
 mod language;
 mod language_model;
 mod loss;
@@ -18,6 +19,7 @@ mod trainee;
 
 pub use classifier::{Classifier, precision};
 pub use evaluate::EVAL_TOKENS;
+pub use fit::check_fit;
 pub use language::{TextRow, evaluate_language};
 pub use language_model::{LanguageLoss, LanguageModel, Sequence};
 pub use loss::{LossSettings, class_weights, loss};

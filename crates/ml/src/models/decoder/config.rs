@@ -62,11 +62,6 @@ impl DecoderFamily {
         }
     }
 
-    /// The prefix of all tensors but the output layer's.
-    pub fn prefix(self) -> &'static str {
-        if self == Self::Gpt2 { "transformer" } else { "model" }
-    }
-
     fn is_gemma(self) -> bool {
         matches!(self, Self::Gemma | Self::Gemma2 | Self::Gemma3)
     }

@@ -175,7 +175,7 @@ impl Reader<'_> {
     fn vocabulary(&self) -> Result<(Embedding, Linear)> {
         let c = self.config;
         let (id, shape) = (LINEARS_PER_BLOCK * c.layers.len(), [c.vocab_size, c.hidden]);
-        let name = format!("{}.{}", c.family.prefix(), if c.family == DecoderFamily::Gpt2 { "wte.weight" } else { "embed_tokens.weight" });
+        let name = format!("{}.{}.weight", c.family.prefix(), c.family.embedding());
         const OUTPUT: &str = "lm_head.weight";
         let (embedding, tied) = match self.blocks(&name, c.vocab_size, c.hidden)? {
             Some(blocks) => (Embedding::quantised(&name, blocks.clone())?, Linear::quantised(id, OUTPUT, blocks, None)?),
@@ -211,16 +211,17 @@ impl Reader<'_> {
         let c = self.config;
         let (h, wide, q_width, kv_width) = (c.hidden, c.intermediate, c.heads * c.head_dim, c.kv_heads * c.head_dim);
         let gpt2 = c.family == DecoderFamily::Gpt2;
-        let at = |name: &str| if gpt2 { format!("h.{i}.{name}") } else { format!("layers.{i}.{name}") };
-        let linear = |j: usize, name: &str, out, input, bias| self.linear(LINEARS_PER_BLOCK * i + j, &at(name), out, input, bias);
+        let at = |name: &str| format!("{}.{i}.{name}", c.family.blocks());
+        let names = c.family.linears();
+        let linear = |j: usize, out, input, bias| self.linear(LINEARS_PER_BLOCK * i + j, &at(names[j]), out, input, bias);
         let site = 1 + 3 * i as u32;
         let qkv = if gpt2 {
-            Qkv::Fused(linear(0, "attn.c_attn", 3 * h, h, true)?)
+            Qkv::Fused(linear(0, 3 * h, h, true)?)
         } else {
             Qkv::Split(Box::new([
-                linear(0, "self_attn.q_proj", q_width, h, c.qkv_bias)?,
-                linear(1, "self_attn.k_proj", kv_width, h, c.qkv_bias)?,
-                linear(2, "self_attn.v_proj", kv_width, h, c.qkv_bias)?,
+                linear(0, q_width, h, c.qkv_bias)?,
+                linear(1, kv_width, h, c.qkv_bias)?,
+                linear(2, kv_width, h, c.qkv_bias)?,
             ]))
         };
         let head_norm = |name: &str| -> Result<RmsNorm> {
@@ -234,13 +235,13 @@ impl Reader<'_> {
         };
         let post = |name: &str| if c.post_norms { self.norm(&at(name)).map(Some) } else { Ok(None) };
         let feed_forward = if gpt2 {
-            FeedForward::Plain { up: linear(5, "mlp.c_fc", wide, h, true)?, act: c.act, down: linear(6, "mlp.c_proj", h, wide, true)? }
+            FeedForward::Plain { up: linear(5, wide, h, true)?, act: c.act, down: linear(6, h, wide, true)? }
         } else {
             FeedForward::Gated {
-                gate: linear(4, "mlp.gate_proj", wide, h, c.mlp_bias)?,
-                up: linear(5, "mlp.up_proj", wide, h, c.mlp_bias)?,
+                gate: linear(4, wide, h, c.mlp_bias)?,
+                up: linear(5, wide, h, c.mlp_bias)?,
                 act: Gated(c.act),
-                down: linear(6, "mlp.down_proj", h, wide, c.mlp_bias)?,
+                down: linear(6, h, wide, c.mlp_bias)?,
             }
         };
         let kind = c.layers[i];
@@ -260,7 +261,7 @@ impl Reader<'_> {
                 dropout: Dropout { p: c.attention_dropout, site },
                 layer: i,
             },
-            out: linear(3, if gpt2 { "attn.c_proj" } else { "self_attn.o_proj" }, h, q_width, c.out_bias)?,
+            out: linear(3, h, q_width, c.out_bias)?,
             out_dropout: Dropout { p: c.residual_dropout, site: site + 1 },
             out_norm: post("post_attention_layernorm")?,
             feed_forward_norm: self.norm(&at(feed_forward_norm))?,

@@ -4,6 +4,7 @@ mod block;
 mod config;
 mod load;
 mod model;
+mod names;
 mod rope_config;
 mod save;
 
