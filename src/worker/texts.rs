@@ -111,8 +111,14 @@ impl Reader<'_> {
             TextSource::Template { prompt, completion, labels } => {
                 let prompt = fill_template(prompt, &row.values, labels)
                     .map_err(|e| file.fault(DataError::of_field(row.line, &e.path, format!("is {}", e.found), e.expected)))?;
-                let answer =
-                    row.values.get(completion).map_or_else(String::new, |v| v.as_str().map_or_else(|| v.to_string(), str::to_owned));
+                let answer = match row.values.get(completion) {
+                    None => String::new(),
+                    Some(Value::String(answer)) => answer.clone(),
+                    Some(Value::Null) => {
+                        return Err(file.fault(DataError::of_field(row.line, completion, "is null", "an answer to learn")));
+                    }
+                    Some(other) => other.to_string(),
+                };
                 let messages = vec![Message::new(Role::User, prompt), Message::new(Role::Assistant, answer)];
                 self.conversation(row.line, &Conversation { messages, tools: Vec::new() }, file)
             }
@@ -131,7 +137,7 @@ impl Reader<'_> {
         if let Some(i) = left_out_call(&conversation.messages, &rendered.text) {
             let path = format!("messages[{i}].tool_calls");
             let expected = "no calls: the model's chat template leaves them out, so it would learn to say nothing there";
-            return Err(DataError::of_field(line, &path, "is a call".to_owned(), expected).into());
+            return Err(file.fault(DataError::of_field(line, &path, "is a call", expected)));
         }
         let weights = conversation.messages.iter().filter(|m| m.is_learned()).map(|m| m.weight.unwrap_or(1.0));
         let learned = (!self.whole).then(|| rendered.assistant.iter().cloned().zip(weights.chain(std::iter::repeat(1.0))).collect());

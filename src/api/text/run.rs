@@ -47,7 +47,8 @@ pub fn check_length(language: &Language, tokens: usize, field: &str) -> Result<(
 pub async fn submit(language: &Arc<Language>, prompt: &[u32], settings: &Settings, wanted: Wanted) -> Result<Vec<Events>, ApiError> {
     let words = language.model.config().vocab_size;
     if let Some((id, _)) = settings.sampling.logit_bias.iter().find(|(id, _)| *id as usize >= words) {
-        let message = format!("`logit_bias` names token {id}, but the model's vocabulary has {words} tokens; `/tokenize` tells the ids of a text.");
+        let message =
+            format!("`logit_bias` names token {id}, but the model's vocabulary has {words} tokens; `/tokenize` tells the ids of a text.");
         return Err(ApiError::field("logit_bias", message));
     }
     let constraint = constraint(language, settings.format.clone()).await?;
