@@ -8,6 +8,7 @@ mod message;
 mod read_message;
 mod rows;
 mod template;
+mod tool_stream;
 mod tools;
 
 pub use error::{RowError, TemplateError};
@@ -15,4 +16,5 @@ pub use message::{Content, Message, Role, ToolCall};
 pub use read_message::{check_results, read_message, read_messages};
 pub use rows::{Conversation, RowFormat, detect, fill_template, parse_row, template_columns};
 pub use template::{CHATML, ChatTemplate, MAX_OUTPUT_BYTES, MAX_TEMPLATE_BYTES, RenderOptions, Rendered, SpecialTokens};
-pub use tools::{CallForm, StreamPiece, ToolFormat, ToolStream, check_tools, left_out_call, parse_tool_calls};
+pub use tool_stream::{StreamPiece, ToolStream, parse_tool_calls};
+pub use tools::{CallForm, ToolFormat, check_tools, left_out_call};

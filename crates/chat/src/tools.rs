@@ -1,9 +1,9 @@
-//! Tools: definitions in requests, and calls in what a model writes, in the spellings of the families that call them.
+//! Tools: definitions in requests, and the spellings of the families that call them.
 
 use serde_json::{Value, json};
 
 use crate::error::RowError;
-use crate::message::{Message, ToolCall};
+use crate::message::Message;
 
 /// How a family spells calls of tools.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +63,7 @@ impl ToolFormat {
     }
 
     /// What begins a call, and what ends it; an end of nothing is the end of the answer.
-    fn marks(self) -> (&'static str, &'static str) {
+    pub(crate) fn marks(self) -> (&'static str, &'static str) {
         match self {
             Self::Hermes => ("<tool_call>", "</tool_call>"),
             Self::Mistral => ("[TOOL_CALLS]", ""),
@@ -147,197 +147,9 @@ pub fn left_out_call(messages: &[Message], rendered: &str) -> Option<usize> {
     messages.iter().position(|message| !message.tool_calls.iter().all(|call| rendered.contains(&call.name)))
 }
 
-/// A call, if the text is one.
-fn call(text: &str) -> Option<ToolCall> {
-    call_of(&serde_json::from_str(text.trim()).ok()?)
-}
-
-fn call_of(value: &Value) -> Option<ToolCall> {
-    let name = value.get("name")?.as_str()?.to_owned();
-    let arguments = value.get("arguments").or_else(|| value.get("parameters"))?;
-    let arguments = arguments.as_str().map_or_else(|| arguments.to_string(), str::to_owned);
-    Some(ToolCall { id: value.get("id").and_then(Value::as_str).map(str::to_owned), name, arguments })
-}
-
-/// The calls in a whole answer, and the text around them. What looks like a call and is none stays text.
-pub fn parse_tool_calls(format: ToolFormat, answer: &str) -> (String, Vec<ToolCall>) {
-    let mut stream = ToolStream::new(format);
-    let mut pieces = stream.push(answer);
-    pieces.extend(stream.finish());
-    let (mut text, mut calls) = (String::new(), Vec::new());
-    for piece in pieces {
-        match piece {
-            StreamPiece::Text(t) => text.push_str(&t),
-            StreamPiece::Call(c) => calls.push(c),
-        }
-    }
-    if !calls.is_empty() {
-        text = text.trim().to_owned();
-    }
-    (text, calls)
-}
-
-/// A part of an answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StreamPiece {
-    /// Text that is certainly no part of a call.
-    Text(String),
-    /// A whole call.
-    Call(ToolCall),
-}
-
-/// Tells text and calls apart while an answer comes in; nothing of it is lost.
-pub struct ToolStream {
-    format: ToolFormat,
-    held: String,
-    /// Whether anything came out as text already.
-    began: bool,
-}
-
-impl ToolStream {
-    /// A stream at its beginning.
-    pub fn new(format: ToolFormat) -> Self {
-        Self { format, held: String::new(), began: false }
-    }
-
-    /// Takes more of the answer.
-    pub fn push(&mut self, text: &str) -> Vec<StreamPiece> {
-        self.held.push_str(text);
-        let mut out = Vec::new();
-        match self.format {
-            ToolFormat::Hermes => self.push_marked(&mut out),
-            ToolFormat::Mistral => {
-                if !self.held.contains("[TOOL_CALLS]") {
-                    self.release(self.held.len() - beginning_of("[TOOL_CALLS]", &self.held), &mut out);
-                }
-            }
-            // A call is the whole answer, so an answer that does not begin like one is text.
-            ToolFormat::Llama => {
-                let start = self.held.trim_start();
-                let open = start.is_empty()
-                    || start.starts_with('{')
-                    || "<|python_tag|>".starts_with(start)
-                    || start.starts_with("<|python_tag|>");
-                if self.began || !open {
-                    self.release(self.held.len(), &mut out);
-                }
-            }
-        }
-        out
-    }
-
-    fn push_marked(&mut self, out: &mut Vec<StreamPiece>) {
-        let (open, close) = self.format.marks();
-        loop {
-            let Some(at) = self.held.find(open) else {
-                let keep = beginning_of(open, &self.held);
-                return self.release(self.held.len() - keep, out);
-            };
-            self.release(at, out);
-            let Some(end) = self.held.find(close) else { return };
-            let whole: String = self.held.drain(..end + close.len()).collect();
-            match call(&whole[open.len()..end]) {
-                Some(call) => out.push(StreamPiece::Call(call)),
-                None => self.text(whole, out),
-            }
-        }
-    }
-
-    /// Lets the first `n` bytes go as text.
-    fn release(&mut self, n: usize, out: &mut Vec<StreamPiece>) {
-        let text: String = self.held.drain(..n).collect();
-        self.text(text, out);
-    }
-
-    fn text(&mut self, text: String, out: &mut Vec<StreamPiece>) {
-        if !text.is_empty() {
-            self.began = true;
-            out.push(StreamPiece::Text(text));
-        }
-    }
-
-    /// The answer has ended: what is left.
-    pub fn finish(&mut self) -> Vec<StreamPiece> {
-        let mut out = Vec::new();
-        let held = std::mem::take(&mut self.held);
-        let calls = match self.format {
-            // A model that stops at its end token may leave out the last mark.
-            ToolFormat::Hermes => held.strip_prefix("<tool_call>").and_then(call).map(|c| vec![c]),
-            ToolFormat::Mistral => held.split_once("[TOOL_CALLS]").and_then(|(before, list)| {
-                let calls = list_of(list)?;
-                self.text(before.to_owned(), &mut out);
-                Some(calls)
-            }),
-            ToolFormat::Llama => {
-                let plain = held.trim().trim_start_matches("<|python_tag|>");
-                call(plain).map(|c| vec![c]).or_else(|| list_of(plain))
-            }
-        };
-        match calls {
-            Some(calls) => out.extend(calls.into_iter().map(StreamPiece::Call)),
-            None => self.text(held, &mut out),
-        }
-        out
-    }
-}
-
-/// A list of calls, if the text is one.
-fn list_of(text: &str) -> Option<Vec<ToolCall>> {
-    let list: Vec<Value> = serde_json::from_str(text.trim()).ok()?;
-    (!list.is_empty()).then(|| list.iter().map(call_of).collect())?
-}
-
-/// How many bytes at the end of `text` may be the beginning of `mark`.
-fn beginning_of(mark: &str, text: &str) -> usize {
-    (1..mark.len()).rev().find(|n| mark.is_char_boundary(*n) && text.ends_with(&mark[..*n])).unwrap_or(0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// The answer in pieces of every size gives the same.
-    fn parts(format: ToolFormat, answer: &str) -> (String, Vec<(String, String)>) {
-        let mut all = Vec::new();
-        for size in [1, 2, 3, 7, answer.len().max(1)] {
-            let mut stream = ToolStream::new(format);
-            let (mut text, mut calls) = (String::new(), Vec::new());
-            let chars: Vec<char> = answer.chars().collect();
-            let mut pieces: Vec<StreamPiece> = chars.chunks(size).flat_map(|c| stream.push(&c.iter().collect::<String>())).collect();
-            pieces.extend(stream.finish());
-            for piece in pieces {
-                match piece {
-                    StreamPiece::Text(t) => text.push_str(&t),
-                    StreamPiece::Call(c) => calls.push((c.name, c.arguments)),
-                }
-            }
-            all.push((text, calls));
-        }
-        assert!(all.windows(2).all(|w| w[0] == w[1]), "{all:?}");
-        all.remove(0)
-    }
-
-    fn f() -> (String, String) {
-        ("f".to_owned(), r#"{"x":1}"#.to_owned())
-    }
-
-    #[test]
-    fn calls_are_told_from_text_in_every_spelling() {
-        let hermes = r#"Let me see. <tool_call>{"name": "f", "arguments": {"x": 1}}</tool_call>
-<tool_call>{"name": "f", "arguments": {"x": 1}}</tool_call>"#;
-        assert_eq!(parts(ToolFormat::Hermes, hermes), ("Let me see. \n".to_owned(), vec![f(), f()]));
-        assert_eq!(parts(ToolFormat::Mistral, r#"[TOOL_CALLS] [{"name": "f", "arguments": {"x": 1}}]"#), (String::new(), vec![f()]));
-        assert_eq!(parts(ToolFormat::Llama, r#"{"name": "f", "parameters": {"x": 1}}"#), (String::new(), vec![f()]));
-    }
-
-    #[test]
-    fn what_is_no_call_stays_text() {
-        for format in [ToolFormat::Hermes, ToolFormat::Mistral, ToolFormat::Llama] {
-            for text in ["a < b", "<tool_call>not json</tool_call> x", "<tool", "{\"a\": 1}", "[TOOL_CALLS] nothing", "", "ends with <"] {
-                assert_eq!(parts(format, text), (text.to_owned(), Vec::new()), "{format:?}");
-            }
-        }
-    }
 
     #[test]
     fn the_format_follows_from_the_template() {

@@ -132,14 +132,15 @@ proptest! {
             let mut pieces: Vec<StreamPiece> = chars.chunks(size).flat_map(|chunk| stream.push(&chunk.iter().collect::<String>())).collect();
             pieces.extend(stream.finish());
             let text: String = pieces.iter().filter_map(|piece| if let StreamPiece::Text(text) = piece { Some(text.as_str()) } else { None }).collect();
-            let calls = pieces.iter().filter(|piece| matches!(piece, StreamPiece::Call(_))).count();
+            let calls = pieces.iter().filter(|piece| matches!(piece, StreamPiece::Call { .. })).count();
             let (whole, found) = parse_tool_calls(format, &answer);
             prop_assert_eq!(calls, found.len());
-            if calls == 0 {
-                prop_assert_eq!(&text, &answer, "nothing is lost");
-                prop_assert_eq!(&whole, &answer);
-            } else {
-                prop_assert_eq!(text.trim(), whole.trim());
+            prop_assert_eq!(&text, &whole);
+            // Nothing is lost but the beginning of a call at the answer's end.
+            if calls == 0 && text != answer {
+                let cut = answer.strip_prefix(text.as_str()).unwrap_or(&answer).trim_start();
+                let begun = ["<tool_call>", "[TOOL_CALLS]", "{", "<|python_tag|>"].iter().any(|mark| cut.starts_with(mark));
+                prop_assert!(begun, "lost: {cut:?} of {answer:?}");
             }
         }
     }

@@ -51,7 +51,8 @@ impl Output {
                 let logprobs = if self.logprobs { std::mem::take(&mut self.pending) } else { Vec::new() };
                 transcript.text(&text, logprobs);
             }
-            StreamPiece::Call(call) => transcript.call(call),
+            StreamPiece::Call { id, name } => transcript.call(id, name),
+            StreamPiece::Arguments(part) => transcript.arguments(&part),
         }
     }
 }

@@ -6,7 +6,6 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tunesmith_chat::ToolCall;
 
 use super::items::new_id;
 use crate::api::text::tools::new_call_id;
@@ -22,8 +21,8 @@ pub struct Transcript {
     beginning: Value,
     /// Items that are whole.
     items: Vec<Item>,
-    /// The message that grows.
-    open: Option<Message>,
+    /// The item that grows.
+    open: Option<Item>,
     /// The response as its last event tells it.
     ending: Option<Value>,
 }
@@ -31,8 +30,28 @@ pub struct Transcript {
 #[derive(Debug)]
 enum Item {
     Message(Message),
-    /// A function call, which is told whole.
-    Call(Value),
+    Call(Call),
+}
+
+impl Item {
+    fn whole(&self) -> Value {
+        match self {
+            Item::Message(message) => message.whole(),
+            Item::Call(call) => call.told(&call.arguments),
+        }
+    }
+}
+
+/// A function call.
+#[derive(Debug, Default)]
+struct Call {
+    id: String,
+    call_id: String,
+    name: String,
+    arguments: String,
+    pieces: Vec<Piece>,
+    /// Absent as long as it grows.
+    status: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -61,7 +80,7 @@ impl Transcript {
         }
         let output = body["output"].as_array().map(Vec::as_slice).unwrap_or_default();
         let item = |(i, item): (usize, &Value)| match item["type"].as_str() {
-            Some("function_call") => Item::Call(item.clone()),
+            Some("function_call") => Item::Call(Call::kept(item, &pieces[i])),
             _ => Item::Message(Message::kept(item, &pieces[i])),
         };
         let items = output.iter().enumerate().map(item).collect();
@@ -73,9 +92,13 @@ impl Transcript {
         &self.beginning
     }
 
-    /// Adds text to the message that grows, or begins one.
+    /// Adds text to the message that grows, or begins one; it ends a call before it.
     pub fn text(&mut self, text: &str, logprobs: Vec<Value>) {
-        let message = self.open.get_or_insert_with(|| Message { id: new_id("msg"), ..Message::default() });
+        if !matches!(self.open, Some(Item::Message(_))) {
+            self.close("completed");
+            self.open = Some(Item::Message(Message { id: new_id("msg"), ..Message::default() }));
+        }
+        let Some(Item::Message(message)) = &mut self.open else { return };
         message.text.push_str(text);
         if !text.is_empty() {
             message.pieces.push(Piece(count(text.len()), count(logprobs.len())));
@@ -83,20 +106,28 @@ impl Transcript {
         message.logprobs.extend(logprobs);
     }
 
-    /// Adds a whole call; it ends the message before it.
-    pub fn call(&mut self, call: ToolCall) {
+    /// Begins a call; it ends the item before it.
+    pub fn call(&mut self, call_id: Option<String>, name: String) {
         self.close("completed");
-        let call_id = call.id.unwrap_or_else(new_call_id);
-        self.items.push(Item::Call(json!({
-            "id": new_id("fc"), "type": "function_call", "status": "completed", "call_id": call_id, "name": call.name,
-            "arguments": call.arguments,
-        })));
+        let call_id = call_id.unwrap_or_else(new_call_id);
+        self.open = Some(Item::Call(Call { id: new_id("fc"), call_id, name, ..Call::default() }));
     }
 
-    /// Ends the message that grows.
+    /// Adds to the arguments of the call that grows.
+    pub fn arguments(&mut self, part: &str) {
+        if let Some(Item::Call(call)) = self.open.as_mut().filter(|_| !part.is_empty()) {
+            call.arguments.push_str(part);
+            call.pieces.push(Piece(count(part.len()), 0));
+        }
+    }
+
+    /// Ends the item that grows.
     pub fn close(&mut self, status: &str) {
-        if let Some(message) = self.open.take() {
-            self.items.push(Item::Message(Message { status: Some(status.to_owned()), ..message }));
+        let status = Some(status.to_owned());
+        match self.open.take() {
+            None => {}
+            Some(Item::Message(message)) => self.items.push(Item::Message(Message { status, ..message })),
+            Some(Item::Call(call)) => self.items.push(Item::Call(Call { status, ..call })),
         }
     }
 
@@ -117,18 +148,14 @@ impl Transcript {
 
     /// The output: items that are whole.
     pub fn output(&self) -> Value {
-        let whole = |item: &Item| match item {
-            Item::Message(message) => message.whole(),
-            Item::Call(call) => call.clone(),
-        };
-        self.items.iter().map(whole).collect()
+        self.items.iter().map(Item::whole).collect()
     }
 
     /// The pieces of each item, for [`Self::kept`].
     pub fn pieces(&self) -> Value {
         let pieces = |item: &Item| match item {
             Item::Message(message) => json!(message.pieces),
-            Item::Call(_) => json!([]),
+            Item::Call(call) => json!(call.pieces),
         };
         self.items.iter().map(pieces).collect()
     }
@@ -139,23 +166,45 @@ fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 
+fn field(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+/// The pieces of a text that were kept with it, or all of it as one where none fit.
+fn kept_pieces(pieces: &Value, text: &str, logprobs: usize) -> Vec<Piece> {
+    let pieces: Vec<Piece> = Deserialize::deserialize(pieces).unwrap_or_default();
+    let mut at = 0;
+    let fits = pieces.iter().all(|p| {
+        at += p.0 as usize;
+        p.0 > 0 && text.is_char_boundary(at)
+    });
+    let tokens: usize = pieces.iter().map(|p| p.1 as usize).sum();
+    match (fits && at == text.len() && tokens <= logprobs, text.is_empty()) {
+        (true, _) => pieces,
+        (false, true) => Vec::new(),
+        (false, false) => vec![Piece(count(text.len()), count(logprobs))],
+    }
+}
+
+impl Call {
+    fn kept(item: &Value, pieces: &Value) -> Self {
+        let arguments = field(&item["arguments"]);
+        let pieces = kept_pieces(pieces, &arguments, 0);
+        let (id, call_id, name) = (field(&item["id"]), field(&item["call_id"]), field(&item["name"]));
+        Self { id, call_id, name, arguments, pieces, status: Some(field(&item["status"])) }
+    }
+
+    fn told(&self, arguments: &str) -> Value {
+        let status = if arguments.is_empty() { None } else { self.status.as_deref() }.unwrap_or("in_progress");
+        json!({"id": self.id, "type": "function_call", "status": status, "call_id": self.call_id, "name": self.name, "arguments": arguments})
+    }
+}
+
 impl Message {
     fn kept(item: &Value, pieces: &Value) -> Self {
         let part = &item["content"][0];
-        let field = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let (text, logprobs) = (field(&part["text"]), part["logprobs"].as_array().cloned().unwrap_or_default());
-        let pieces: Vec<Piece> = Deserialize::deserialize(pieces).unwrap_or_default();
-        let mut at = 0;
-        let fits = pieces.iter().all(|p| {
-            at += p.0 as usize;
-            p.0 > 0 && text.is_char_boundary(at)
-        });
-        let tokens: usize = pieces.iter().map(|p| p.1 as usize).sum();
-        let pieces = match (fits && at == text.len() && tokens <= logprobs.len(), text.is_empty()) {
-            (true, _) => pieces,
-            (false, true) => Vec::new(),
-            (false, false) => vec![Piece(count(text.len()), count(logprobs.len()))],
-        };
+        let pieces = kept_pieces(pieces, &text, logprobs.len());
         Self { id: field(&item["id"]), text, logprobs, pieces, status: Some(field(&item["status"])) }
     }
 
@@ -198,10 +247,10 @@ impl Cursor {
         let (kind, mut fields) = match self.sequence {
             0 => ("response.created", json!({"response": transcript.beginning})),
             1 => ("response.in_progress", json!({"response": transcript.beginning})),
-            _ => match (transcript.items.get(self.item), &transcript.open) {
-                (Some(Item::Message(message)), _) | (None, Some(message)) => self.of_message(message)?,
-                (Some(Item::Call(call)), _) => self.of_call(call),
-                (None, None) => self.of_ending(transcript)?,
+            _ => match transcript.items.get(self.item).or(transcript.open.as_ref()) {
+                Some(Item::Message(message)) => self.of_message(message)?,
+                Some(Item::Call(call)) => self.of_call(call)?,
+                None => self.of_ending(transcript)?,
             },
         };
         fields["type"] = json!(kind);
@@ -253,23 +302,27 @@ impl Cursor {
         Some(event)
     }
 
-    fn of_call(&mut self, call: &Value) -> Event {
-        let (index, id, arguments) = (self.item, &call["id"], &call["arguments"]);
-        self.step += 1;
-        match self.step {
-            1 => {
-                let mut begun = call.clone();
-                begun["status"] = json!("in_progress");
-                begun["arguments"] = json!("");
-                ("response.output_item.added", json!({"output_index": index, "item": begun}))
+    fn of_call(&mut self, call: &Call) -> Option<Event> {
+        let (index, id, deltas) = (self.item, &call.id, call.pieces.len());
+        let event = match self.step {
+            0 => ("response.output_item.added", json!({"output_index": index, "item": call.told("")})),
+            step if step <= deltas => {
+                let end = self.told.0 + call.pieces[step - 1].0 as usize;
+                let delta = &call.arguments[self.told.0..end];
+                self.told.0 = end;
+                ("response.function_call_arguments.delta", json!({"item_id": id, "output_index": index, "delta": delta}))
             }
-            2 => ("response.function_call_arguments.delta", json!({"item_id": id, "output_index": index, "delta": arguments})),
-            3 => {
-                let fields = json!({"item_id": id, "output_index": index, "name": call["name"], "arguments": arguments});
+            step => {
+                call.status.as_ref()?;
+                if step > deltas + 1 {
+                    return Some(self.item_done(call.told(&call.arguments)));
+                }
+                let fields = json!({"item_id": id, "output_index": index, "name": call.name, "arguments": call.arguments});
                 ("response.function_call_arguments.done", fields)
             }
-            _ => self.item_done(call.clone()),
-        }
+        };
+        self.step += 1;
+        Some(event)
     }
 
     fn item_done(&mut self, item: Value) -> Event {
@@ -319,7 +372,11 @@ mod tests {
         transcript.text("", vec![]);
         transcript.text(" from", vec![json!({"token": " from"})]);
         look(&transcript);
-        transcript.call(ToolCall { id: None, name: "f".to_owned(), arguments: "{\"a\": 1}".to_owned() });
+        transcript.call(None, "f".to_owned());
+        look(&transcript);
+        transcript.arguments("{\"a\": ");
+        look(&transcript);
+        transcript.arguments("1}");
         look(&transcript);
         transcript.text("end", vec![]);
         transcript.close("incomplete");
@@ -364,7 +421,8 @@ mod tests {
             let all = ["output_item.added", "content_part.added"].into_iter().chain(deltas);
             all.chain(["output_text.done", "content_part.done", "output_item.done"]).collect::<Vec<_>>()
         };
-        let call = ["output_item.added", "function_call_arguments.delta", "function_call_arguments.done", "output_item.done"];
+        let delta = "function_call_arguments.delta";
+        let call = ["output_item.added", delta, delta, "function_call_arguments.done", "output_item.done"];
         let want = [vec!["created", "in_progress"], message(2), call.to_vec(), message(1), vec!["incomplete"]].concat();
         assert_eq!(kinds, want);
     }

@@ -345,7 +345,7 @@ fn choice(index: usize, answer: Answer, prepared: &Prepared, logprobs: bool) -> 
         Some(format) => parse_tool_calls(format, &answer.text),
         None => (answer.text, Vec::new()),
     };
-    let tool_calls: Vec<_> = calls.into_iter().map(|c| call_object(c, None)).collect();
+    let tool_calls: Vec<_> = calls.into_iter().map(call_object).collect();
     let finish_reason = reason(answer.finish, !tool_calls.is_empty());
     let content_text = if text.is_empty() && !tool_calls.is_empty() { None } else { Some(text) };
     Choice {

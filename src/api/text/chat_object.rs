@@ -54,10 +54,6 @@ pub struct AssistantMessage {
 /// A call of a tool.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ToolCallObject {
-    /// Its place, in streams.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    pub index: Option<usize>,
     /// Nine letters and digits.
     pub id: String,
     /// Always `function`.
@@ -73,6 +69,34 @@ pub struct CalledFunction {
     /// The function.
     pub name: String,
     /// Its arguments as JSON text.
+    pub arguments: String,
+}
+
+/// A piece of a call in a stream: its beginning has the id and the name, and the others more of the arguments.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct ToolCallDelta {
+    /// Its place among the calls.
+    pub index: usize,
+    /// Nine letters and digits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub id: Option<String>,
+    /// `function`, at the beginning.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub kind: Option<&'static str>,
+    /// What is called.
+    pub function: FunctionDelta,
+}
+
+/// A piece of what is called.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct FunctionDelta {
+    /// The function, at the beginning.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub name: Option<String>,
+    /// More of its arguments.
     pub arguments: String,
 }
 
@@ -154,7 +178,7 @@ pub struct Delta {
     pub content: Option<String>,
     /// New calls of tools, whole.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub tool_calls: Vec<ToolCallObject>,
+    pub tool_calls: Vec<ToolCallDelta>,
 }
 
 /// OpenAI's word for an end.

@@ -11,10 +11,10 @@ use tunesmith_chat::{StreamPiece, ToolStream};
 use tunesmith_ml::infer::{Event, Finish, TokenInfo, Usage};
 
 use super::chat::Prepared;
-use super::chat_object::{ChatChunk, ChunkChoice, Delta, UsageObject, reason};
+use super::chat_object::{ChatChunk, ChunkChoice, Delta, FunctionDelta, ToolCallDelta, UsageObject, reason};
 use super::run::{failed, now};
 use super::tokens::{ChatLogprobs, ChatToken};
-use super::tools::call_object;
+use super::tools::new_call_id;
 use crate::api::error::ApiError;
 use crate::api::sse;
 use crate::api::state::AppState;
@@ -131,13 +131,11 @@ impl Chunks {
             Event::Prompt(_) | Event::Failed(_) => Vec::new(),
             Event::Token { text, info } => {
                 self.remember(index, info);
-                let (text, calls) = self.pieces(index, &text, false);
-                self.piece(index, text, calls, None)
+                self.pieces(index, &text, false)
             }
             Event::Done { text, finish, usage } => {
                 self.usages.push(usage);
-                let (text, calls) = self.pieces(index, &text, true);
-                let mut out = self.piece(index, text, calls, None);
+                let mut out = self.pieces(index, &text, true);
                 out.extend(self.piece(index, String::new(), Vec::new(), Some(finish)));
                 out
             }
@@ -149,33 +147,41 @@ impl Chunks {
         self.answers[index].pending.extend(info.map(|info| ChatToken::of(&info, tokenizer)));
     }
 
-    /// Text that is certainly no call of a tool, and calls that are whole.
-    fn pieces(&mut self, index: usize, text: &str, end: bool) -> (String, Vec<tunesmith_chat::ToolCall>) {
-        let Some(tools) = &mut self.answers[index].tools else { return (text.to_owned(), Vec::new()) };
+    /// What is certain of an answer by now, text and calls in their order.
+    fn pieces(&mut self, index: usize, text: &str, end: bool) -> Vec<SseEvent> {
+        let Some(tools) = &mut self.answers[index].tools else { return self.piece(index, text.to_owned(), Vec::new(), None) };
         let mut all = tools.push(text);
         if end {
             all.extend(tools.finish());
         }
-        let (mut out, mut calls) = (String::new(), Vec::new());
+        let mut out = Vec::new();
         for piece in all {
-            match piece {
-                StreamPiece::Text(text) => out.push_str(&text),
-                StreamPiece::Call(call) => calls.push(call),
-            }
+            let (text, call) = match piece {
+                StreamPiece::Text(text) => (text, None),
+                StreamPiece::Call { id, name } => (String::new(), Some(self.beginning(index, id, name))),
+                StreamPiece::Arguments(arguments) => {
+                    let place = self.answers[index].calls.saturating_sub(1);
+                    let function = FunctionDelta { name: None, arguments };
+                    (String::new(), Some(ToolCallDelta { index: place, id: None, kind: None, function }))
+                }
+            };
+            out.extend(self.piece(index, text, call.into_iter().collect(), None));
         }
-        (out, calls)
+        out
     }
 
-    fn piece(&mut self, index: usize, text: String, calls: Vec<tunesmith_chat::ToolCall>, finish: Option<Finish>) -> Vec<SseEvent> {
+    fn beginning(&mut self, index: usize, id: Option<String>, name: String) -> ToolCallDelta {
+        let answer = &mut self.answers[index];
+        answer.calls += 1;
+        let function = FunctionDelta { name: Some(name), arguments: String::new() };
+        ToolCallDelta { index: answer.calls - 1, id: Some(id.unwrap_or_else(new_call_id)), kind: Some("function"), function }
+    }
+
+    fn piece(&mut self, index: usize, text: String, tool_calls: Vec<ToolCallDelta>, finish: Option<Finish>) -> Vec<SseEvent> {
         let answer = &mut self.answers[index];
         let flush = !text.is_empty() || finish.is_some();
         let content = if flush { std::mem::take(&mut answer.pending) } else { Vec::new() };
         let logprobs = (self.start.logprobs && !content.is_empty()).then_some(ChatLogprobs { content, refusal: () });
-        let mut tool_calls = Vec::with_capacity(calls.len());
-        for call in calls {
-            tool_calls.push(call_object(call, Some(answer.calls)));
-            answer.calls += 1;
-        }
         if text.is_empty() && tool_calls.is_empty() && finish.is_none() {
             return Vec::new();
         }

@@ -15,7 +15,7 @@ pub struct CheckedTools {
     pub tools: Vec<Value>,
     /// Whether it must call one of them.
     pub must: bool,
-    /// Whether it may call several.
+    /// Whether it may call several times.
     pub several: bool,
 }
 
@@ -23,6 +23,8 @@ pub struct CheckedTools {
 struct Choice {
     may: bool,
     must: bool,
+    /// Whether it asks for one call.
+    one: bool,
     /// The functions that may be called; absent: all.
     only: Option<Vec<String>>,
 }
@@ -45,19 +47,19 @@ impl Choice {
             ApiError::field("tool_choice", message)
         };
         if choice.is_null() {
-            return Ok(Self { may: true, must: false, only: None });
+            return Ok(Self { may: true, must: false, one: false, only: None });
         }
         if let Some((may, must)) = choice.as_str().and_then(mode) {
-            return Ok(Self { may, must, only: None });
+            return Ok(Self { may, must, one: false, only: None });
         }
         match choice["type"].as_str() {
-            Some("function") => Ok(Self { may: true, must: true, only: Some(vec![name(choice).ok_or_else(refused)?]) }),
+            Some("function") => Ok(Self { may: true, must: true, one: true, only: Some(vec![name(choice).ok_or_else(refused)?]) }),
             Some("allowed_tools") => {
                 let inner = if choice["allowed_tools"].is_object() { &choice["allowed_tools"] } else { choice };
                 let (may, must) = inner["mode"].as_str().filter(|m| *m != "none").and_then(mode).ok_or_else(refused)?;
                 let only: Option<Vec<String>> = inner["tools"].as_array().ok_or_else(refused)?.iter().map(name).collect();
                 match only {
-                    Some(only) if !only.is_empty() => Ok(Self { may, must, only: Some(only) }),
+                    Some(only) if !only.is_empty() => Ok(Self { may, must, one: false, only: Some(only) }),
                     _ => Err(refused()),
                 }
             }
@@ -75,7 +77,7 @@ pub fn checked_tools(
     flat: bool,
 ) -> Result<Option<CheckedTools>, ApiError> {
     let tools = tools.filter(|t| !t.is_empty());
-    let Choice { may, must, only } = Choice::read(&choice.unwrap_or(Value::Null))?;
+    let Choice { may, must, one, only } = Choice::read(&choice.unwrap_or(Value::Null))?;
     let Some(mut tools) = tools else {
         return match must || only.is_some() {
             true => Err(ApiError::field("tool_choice", "`tool_choice` asks for a call, but there are no `tools`.")),
@@ -95,13 +97,12 @@ pub fn checked_tools(
         }
         tools.retain(|tool| only.iter().any(|name| named(tool, name)));
     }
-    Ok(may.then_some(CheckedTools { tools, must, several: parallel.unwrap_or(true) }))
+    Ok(may.then_some(CheckedTools { tools, must, several: parallel.unwrap_or(true) && !one }))
 }
 
 /// What an answer keeps to that calls these tools, or must: whole calls of functions that exist, beside what `format` asks for.
 pub fn with_calls(format: ToolFormat, tools: &CheckedTools, text: Option<AnswerFormat>) -> AnswerFormat {
-    // Who asks for a call gets one: a small model would go on calling to its last token.
-    let several = tools.several && !tools.must;
+    let several = tools.several;
     let CallForm { open, schema, close } = format.call_form(&tools.tools, tools.must, several);
     let beside = match text {
         _ if tools.must => Beside::Nothing,
@@ -124,8 +125,8 @@ pub fn new_call_id() -> String {
     (0..9).map(digit).collect()
 }
 
-/// A call in OpenAI's shape; `index` is its place in a stream.
-pub fn call_object(call: ToolCall, index: Option<usize>) -> ToolCallObject {
+/// A call in OpenAI's shape.
+pub fn call_object(call: ToolCall) -> ToolCallObject {
     let id = call.id.unwrap_or_else(new_call_id);
-    ToolCallObject { index, id, kind: "function", function: CalledFunction { name: call.name, arguments: call.arguments } }
+    ToolCallObject { id, kind: "function", function: CalledFunction { name: call.name, arguments: call.arguments } }
 }

@@ -38,7 +38,7 @@ pub struct CallGrammar {
 /// What an answer may say that is no call.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Beside {
-    /// Nothing: the answer is one call.
+    /// Nothing: the answer is calls alone.
     Nothing,
     /// Any text.
     Text,
@@ -67,11 +67,12 @@ impl CallGrammar {
         }
         let others: Vec<usize> = special.iter().filter(|(text, _)| **text != self.open).map(|(_, id)| *id).collect();
         let others = ranges(&others);
+        let calls = if several { "call (GAP call)*" } else { "call" };
         let start = match &self.beside {
-            Beside::Nothing => "call".to_owned(),
+            Beside::Nothing => calls.to_owned(),
             Beside::Format(_) => {
                 rules.push(format!("told: {told}"));
-                if several { "told | call+" } else { "told | call" }.to_owned()
+                format!("told | {calls}")
             }
             Beside::Text => {
                 rules.push(TEXT.to_owned());

@@ -215,6 +215,15 @@ fn in_short(error: &impl std::fmt::Display) -> String {
     if text.starts_with("NoExtension") {
         return "no answer can satisfy it".to_owned();
     }
+    // What only a caller of the library could act on, in words for who wrote the grammar.
+    let known = [
+        ("too many expressions", "it is too complex"),
+        ("coerce_one_of", "`oneOf` between schemas that may both hold is not available; `anyOf` is"),
+    ];
+    if let Some((_, told)) = known.iter().find(|(said, _)| text.contains(said)) {
+        return (*told).to_owned();
+    }
+    let text = text.replace("Unimplemented keys:", "not available here:").replace("<non-verbose/>", "");
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let line = line.trim_end_matches('.');
     match line.char_indices().nth(LONGEST) {
