@@ -1,9 +1,9 @@
 //! Conversations in uploaded files: each row is read as training will read it, so that what is wrong is told with line and field
 //! before a job exists.
 //!
-//! Called by `upload.rs`. Lists of messages can be nothing else, so their faults refuse the file. Other columns of a conversation's
-//! form (`prompt` and `completion`, say) may be meant for another task; their faults are kept in the file's summary, and refuse the
-//! job that reads them as conversations.
+//! Called by `upload.rs`. Lists of messages can be nothing else, nor can their columns alone, so their faults refuse the file. Other
+//! columns of a conversation's form (`prompt` and `completion`, say) may be meant for another task; their faults are kept in the file's
+//! summary, and refuse the job that reads them as conversations.
 
 use serde_json::Value;
 use tunesmith_chat::{RowFormat, detect, parse_row};
@@ -51,7 +51,9 @@ impl Conversations {
             Some(RowFormat::ShareGpt) => "conversations",
             _ => return,
         };
-        self.certain = row.values.get(list).is_some_and(Value::is_array);
+        // Texts beside a column of labels are perhaps to be classified; nothing, numbers and objects are not, nor are texts alone.
+        let is_text = row.values.get(list).is_some_and(Value::is_string);
+        self.certain = !is_text || columns.iter().all(|name| [list, "tools", "system"].contains(name));
     }
 
     /// What is wrong with rows that only might be conversations.
@@ -78,6 +80,11 @@ mod tests {
         let good = json!({"messages": [{"role": "assistant", "content": "a"}]});
         let (refused, faults) = check(&[good, json!({"messages": [{"role": "bot", "content": "a"}]})]);
         assert_eq!((refused[0].line, refused[0].field.as_deref(), faults), (2, Some("messages[0].role"), None));
+        for wrong in [json!({"messages": "x"}), json!({"messages": null}), json!({"messages": {"role": "user"}, "label": "a"})] {
+            assert_eq!(check(std::slice::from_ref(&wrong)).0[0].field.as_deref(), Some("messages"), "{wrong}");
+        }
+        let (refused, faults) = check(&[json!({"messages": "Win a prize!", "label": "spam"})]);
+        assert!(refused.is_empty() && faults.is_some());
         let (refused, faults) = check(&[json!({"prompt": "good", "completion": 1}), json!({"prompt": "bad", "completion": "x"})]);
         assert!(refused.is_empty() && faults.unwrap().contains("line 1: field \"completion\""));
         assert_eq!(check(&[json!({"text": "a", "label": 3})]), (Vec::new(), None));

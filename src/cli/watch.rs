@@ -1,10 +1,11 @@
-//! Following a job in the terminal: a progress bar, the losses, the messages as they come.
+//! Following a job: a progress bar in a terminal, lines elsewhere; the losses, the messages as they come.
 //!
 //! Used by `jobs watch`, `submit --watch` and `demo`. It reads the event stream, and takes it up again after
 //! `Last-Event-ID` when the connection breaks.
 
+use std::io::Write;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -14,19 +15,20 @@ use super::client::{Client, segment};
 
 /// Broken connections in a row before giving up.
 const TRIES: u32 = 10;
+/// Without a terminal: the longest that nothing is printed, and the least time between two losses.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// Follows the job to its end and answers it.
 pub async fn follow(client: &Client, id: &str) -> anyhow::Result<Value> {
     let path = format!("/v1/fine_tuning/jobs/{}", segment(id));
-    let bar = ProgressBar::new(0).with_style(style());
-    bar.enable_steady_tick(Duration::from_millis(250));
+    let mut screen = Screen::new();
     let mut last_event: Option<String> = None;
     let mut failures = 0;
     loop {
-        match read_stream(client, &path, &bar, &mut last_event).await {
+        match read_stream(client, &path, &mut screen, &mut last_event).await {
             Ok(()) => failures = 0,
             Err(error) if failures >= TRIES => {
-                bar.abandon();
+                screen.bar.abandon();
                 return Err(error);
             }
             Err(_) => {
@@ -40,8 +42,8 @@ pub async fn follow(client: &Client, id: &str) -> anyhow::Result<Value> {
             Err(error) => return Err(error),
         };
         if is_over(&job) {
-            show_progress(&bar, &job);
-            bar.finish();
+            screen.progress(&job);
+            screen.bar.finish();
             return Ok(job);
         }
     }
@@ -60,44 +62,95 @@ fn is_over(job: &Value) -> bool {
     matches!(job["status"].as_str(), Some("succeeded" | "failed" | "cancelled" | "paused"))
 }
 
-async fn read_stream(client: &Client, path: &str, bar: &ProgressBar, last_event: &mut Option<String>) -> anyhow::Result<()> {
+async fn read_stream(client: &Client, path: &str, screen: &mut Screen, last_event: &mut Option<String>) -> anyhow::Result<()> {
     let response = client.stream(&format!("{path}/events"), last_event.as_deref()).await?;
     let mut bytes = response.bytes_stream();
     let mut reader = EventReader::default();
-    while let Some(piece) = bytes.next().await {
-        for event in reader.push(&piece?) {
-            *last_event = event["id"].as_str().map(str::to_owned);
-            show_event(bar, &event);
+    loop {
+        // A long step or a download sends no events; what the job says of itself is shown all the same.
+        match tokio::time::timeout(SILENCE, bytes.next()).await {
+            Ok(None) => return Ok(()),
+            Ok(Some(piece)) => {
+                for event in reader.push(&piece?) {
+                    *last_event = event["id"].as_str().map(str::to_owned);
+                    screen.event(&event);
+                }
+            }
+            Err(_) => {}
         }
         let job = client.get(path).await?;
-        show_progress(bar, &job);
+        screen.progress(&job);
         if job["status"] == "paused" {
             return Ok(());
         }
     }
-    Ok(())
 }
 
-fn show_event(bar: &ProgressBar, event: &Value) {
-    let message = event["message"].as_str().unwrap_or_default();
-    match event["level"].as_str() {
-        // Losses come often; the newest stands beside the bar.
-        Some("info") if event["type"] == "metrics" => bar.set_message(message.to_owned()),
-        Some("info") => bar.println(message),
-        Some(level) => bar.println(format!("{level}: {message}")),
-        None => {}
-    }
+/// Where a job is shown: a bar with lines above it, or on what is no terminal lines alone.
+struct Screen {
+    bar: ProgressBar,
+    /// When the last line was printed, where there is no terminal.
+    printed: Option<Instant>,
 }
 
-fn show_progress(bar: &ProgressBar, job: &Value) {
-    let progress = &job["progress"];
-    if let Some(total) = progress["total_steps"].as_u64() {
-        bar.set_length(total);
+impl Screen {
+    fn new() -> Self {
+        let bar = ProgressBar::new(0).with_style(style());
+        bar.enable_steady_tick(Duration::from_millis(250));
+        let printed = bar.is_hidden().then(Instant::now);
+        Self { bar, printed }
     }
-    bar.set_position(progress["step"].as_u64().unwrap_or(0));
-    let state = job["status"].as_str().unwrap_or_default();
-    let reason = job["queue"]["reason"].as_str().map(|r| format!(": {r}")).unwrap_or_default();
-    bar.set_prefix(format!("{state}{reason}"));
+
+    fn is_silent(&self) -> bool {
+        self.printed.is_some_and(|at| at.elapsed() >= SILENCE)
+    }
+
+    fn event(&mut self, event: &Value) {
+        let message = event["message"].as_str().unwrap_or_default();
+        match event["level"].as_str() {
+            // Losses come often: the newest stands beside the bar, and of lines alone there is one in a while.
+            Some("info") if event["type"] == "metrics" => {
+                self.bar.set_message(message.to_owned());
+                let evaluates = !event["data"]["eval_loss"].is_null();
+                if self.printed.is_some() && (evaluates || self.is_silent()) {
+                    self.line(message);
+                }
+            }
+            Some("info") => self.line(message),
+            Some(level) => self.line(&format!("{level}: {message}")),
+            None => {}
+        }
+    }
+
+    fn line(&mut self, text: &str) {
+        match &mut self.printed {
+            Some(at) => {
+                // As with the bar, nobody has to read it.
+                let _ = writeln!(std::io::stderr(), "   {text}");
+                *at = Instant::now();
+            }
+            None => self.bar.println(text),
+        }
+    }
+
+    fn progress(&mut self, job: &Value) {
+        let progress = &job["progress"];
+        if let Some(total) = progress["total_steps"].as_u64() {
+            self.bar.set_length(total);
+        }
+        self.bar.set_position(progress["step"].as_u64().unwrap_or(0));
+        let state = job["status"].as_str().unwrap_or_default();
+        let reason = job["queue"]["reason"].as_str().map(|r| format!(": {r}")).unwrap_or_default();
+        self.bar.set_prefix(format!("{state}{reason}"));
+        if self.is_silent() {
+            let text = match (progress["total_steps"].as_u64(), progress["phase"].as_str()) {
+                (Some(total), _) => format!("{state}: step {} of {total}", progress["step"].as_u64().unwrap_or(0)),
+                (None, Some(phase)) => format!("{state}: {phase}"),
+                (None, None) => format!("{state}{reason}"),
+            };
+            self.line(&text);
+        }
+    }
 }
 
 fn style() -> ProgressStyle {

@@ -70,6 +70,12 @@ impl Card {
             "Seed {}, {} steps, products in {}.\n\n```json\n{tuning}\n{training}\n```",
             self.spec.seed, self.plan.total_steps, self.plan.dtype
         )?;
+        if !adapter {
+            writeln!(
+                out,
+                "\nThe weights are float32, as they were trained, whatever form the base's file has; rounding them is left to you."
+            )?;
+        }
         let Some(metrics) = metrics else { return Ok(()) };
         writeln!(out, "\n## Evaluation\n\n| figure | value |\n|---|---|")?;
         for (name, value) in metrics.iter().filter(|(_, v)| v.is_number()) {

@@ -48,7 +48,7 @@ impl Failure {
             Self::Data { param: VALIDATION_FILE, .. } => ("invalid_validation_file", Some(VALIDATION_FILE)),
             Self::Data { param, .. } => ("invalid_training_file", Some(*param)),
             Self::Ml(MlError::Setting { param, .. }) => ("invalid_setting", Some(param.as_str())),
-            Self::Ml(MlError::NotFinite { .. }) => ("not_finite", Some("training.learning_rate")),
+            Self::Ml(MlError::NotFinite { .. } | MlError::Diverged { .. }) => ("not_finite", Some("training.learning_rate")),
             Self::Ml(MlError::Io { source, .. }) if is_full(source) => ("disk_full", None),
             Self::Io(source) if is_full(source) => ("disk_full", None),
             Self::Store(StoreError::DiskFull { .. }) => ("disk_full", None),
@@ -63,6 +63,9 @@ impl Failure {
             Self::Ml(MlError::Setting { param, message }) => format!("`{param}`: {message}"),
             Self::Data { param, source } => format!("`{param}`: {source}"),
             Self::Ml(MlError::NotFinite { .. }) => format!("{self}. Try a smaller `training.learning_rate`, or look at those rows."),
+            Self::Ml(MlError::Diverged { .. }) => {
+                format!("{self}. Try a smaller `training.learning_rate`, or more `training.warmup_steps`.")
+            }
             other => other.to_string(),
         };
         JobError { code: code.to_owned(), message, param: param.map(str::to_owned) }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tunesmith_hub::Pulled;
 use tunesmith_ml::models::Outline;
+use tunesmith_ml::models::source::Weights;
 use tunesmith_ml::nn::Kernels;
 use tunesmith_ml::spec::JobSpec;
 use tunesmith_ml::train::{Plan, Prepared, TrainJob, check_fit};
@@ -41,7 +42,10 @@ pub fn prepare(
     threads: usize,
     go_on: &(dyn Fn() -> bool + Sync),
 ) -> Result<(Prepared, Vec<String>), Failure> {
-    check_fit(&inputs.spec, &Outline::read(&inputs.base_folder)?)?;
+    let outline = Outline::read(&inputs.base_folder)?;
+    check_fit(&inputs.spec, &outline)?;
+    let names = Weights::open(&inputs.base_folder)?.names();
+    let unused_layers = outline.unused_layers(names.iter().map(String::as_str));
     let rows = match inputs.spec.task.is_language() {
         true => read_texts(config, &inputs.spec, &inputs.base_folder, &inputs.train, inputs.eval.as_ref())?,
         false => read_rows(config, &inputs.spec, &inputs.train, inputs.eval.as_ref())?,
@@ -60,6 +64,7 @@ pub fn prepare(
     };
     let prepared = Prepared::new(job, go_on)?;
     let mut warnings = rows.warnings;
+    warnings.extend(unused_layers);
     warnings.extend_from_slice(prepared.warnings());
     if prepared.plan.truncated_rows > 0 {
         let p = &prepared.plan;

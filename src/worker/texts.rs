@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 use tunesmith_chat::{ChatTemplate, Conversation, Message, Role, detect, fill_template, left_out_call, parse_row};
-use tunesmith_data::{DataError, Row, rows};
+use tunesmith_data::{DataError, Row, is_value, rows};
 use tunesmith_ml::error::MlError;
 use tunesmith_ml::models::Stream;
 use tunesmith_ml::models::source::Weights;
@@ -85,10 +85,8 @@ impl Reader<'_> {
     }
 
     fn is_used(&self, row: &Row) -> bool {
-        let spelled = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
-        let matches = |name: &String, wanted: &Vec<Value>| {
-            row.values.get(name).is_some_and(|found| wanted.iter().any(|w| w == found || spelled(w) == spelled(found)))
-        };
+        let matches =
+            |name: &String, wanted: &Vec<Value>| row.values.get(name).is_some_and(|found| wanted.iter().any(|w| is_value(found, w)));
         self.language.filter.iter().all(|(name, wanted)| matches(name, wanted))
     }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{FIXTURES, Server};
 use crate::tensor_file::TensorFile;
-use crate::trainer::{ended, events, file_job, request, succeeded, twenty_rows, upload};
+use crate::trainer::{JOBS, ended, events, file_job, request, server_in, succeeded, twenty_rows, upload};
 
 /// A server whose model folder holds a copy of the tiny BERT as `broken`, changed by the test, and the good one as `good`.
 fn server_with(change: impl Fn(&Path)) -> Server {
@@ -78,6 +78,42 @@ async fn a_loss_that_is_no_number_ends_the_job_with_its_step_and_rows() {
             (&told.last().unwrap()["level"], &told.last().unwrap()["data"]["error"]["code"]),
             (&json!("error"), &json!("not_finite"))
         );
+    }
+}
+
+/// Weights that a step has blown up: the evaluation behind it says so, or where there is none the checkpoint, which is not kept.
+#[tokio::test]
+async fn a_run_that_diverges_ends_where_it_is_seen_and_offers_no_weights_of_it() {
+    let server = server_in(Arc::new(tempfile::tempdir().unwrap()), &["--workers", "1"]);
+    let file = upload(&server, twenty_rows()).await;
+    for (split, what) in [(0.2, "evaluation loss"), (0.0, "trained weights")] {
+        for (model, task) in [("file:bert-tiny", "classification"), ("file:decoders/chat-tiny", "causal_lm")] {
+            let mut filing = request(&file, json!({"max_steps": 1, "learning_rate": 1e39, "save_steps": 1}));
+            filing["data"]["validation_split"] = json!(split);
+            (filing["model"], filing["task"], filing["tuning"]) = (json!(model), json!(task), json!({"type": "full"}));
+            let id = file_job(&server, &filing).await;
+            let failed = ended(&server, &id).await;
+            assert_eq!((&failed["status"], &failed["error"]["code"]), (&json!("failed"), &json!("not_finite")), "{failed}");
+            let message = failed["error"]["message"].as_str().unwrap();
+            assert!(message.contains(what) && message.contains("after step 1") && message.contains("learning_rate"), "{message}");
+            assert_eq!(server.get(&format!("{JOBS}/{id}/checkpoints")).await.ok()["data"], json!([]));
+            assert!(failed["fine_tuned_model"].is_null());
+        }
+    }
+}
+
+/// A configuration of one layer on weights of two runs, and says that it does.
+#[tokio::test]
+async fn layers_beyond_the_configured_ones_are_told_in_the_events() {
+    let server = server_with(|folder| edit(folder.join("config.json"), |c| c["num_hidden_layers"] = json!(1)));
+    let file = upload(&server, twenty_rows()).await;
+    for (model, told) in [("file:broken", true), ("file:good", false)] {
+        let mut filing = request(&file, json!({"max_steps": 1}));
+        filing["model"] = json!(model);
+        let id = file_job(&server, &filing).await;
+        succeeded(&server, &id).await;
+        let warns = |e: &Value| e["level"] == "warn" && e["message"].as_str().unwrap().contains("1 layers and its weights have 2");
+        assert_eq!(events(&server, &id).await.iter().any(warns), told, "{model}");
     }
 }
 

@@ -136,7 +136,11 @@ async fn a_job_is_followed_to_its_end_and_its_model_asked_and_saved() {
     std::fs::write(&rows, two_classes(10)).unwrap();
     let submit =
         ["submit", "--model", "file:bert-tiny", "--training-file", rows.to_str().unwrap(), "--set", "training.max_steps=3", "--watch"];
-    let told = good(run(&server, &submit).await);
+    let watched = run(&server, &submit).await;
+    // Nobody sees a bar here, so each event is a line.
+    let lines = String::from_utf8_lossy(&watched.stderr).into_owned();
+    assert!(lines.contains("Training ") && lines.contains("Step 3: evaluation loss"), "{lines}");
+    let told = good(watched);
     let model = told.lines().last().unwrap().rsplit(": ").next().unwrap();
     assert!(told.contains("succeeded") && model.starts_with("ft:"), "{told}");
     let asked = good(run(&server, &["classify", "--model", model, "--top-k", "2", "good 1"]).await);

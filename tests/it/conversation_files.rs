@@ -117,3 +117,56 @@ async fn lines_of_a_text_file_are_rows() {
     let error = server.upload("empty.txt", "\n \n").await.error(400);
     assert!(error["message"].as_str().unwrap().contains("no rows"), "{error}");
 }
+
+/// What training would refuse is refused before it: columns of the wrong type, and calls whose arguments nobody can parse.
+#[tokio::test]
+async fn rows_that_no_job_could_read_are_refused_at_upload() {
+    let server = server();
+    let with = |name: &str, value: Value| {
+        let mut row = talk(json!("a"));
+        row[name] = value;
+        row
+    };
+    let call = |arguments: &str| {
+        json!({"messages": [{"role": "user", "content": "a"},
+            {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": arguments}}]}]})
+    };
+    for (row, field) in [
+        (with("messages", json!("x")), "messages"),
+        (with("messages", json!(null)), "messages"),
+        (with("tools", json!("x")), "tools"),
+        (with("tools", json!([{"type": "function", "function": {"name": 3}}])), "tools[0].function.name"),
+        (with("system", json!(3)), "system"),
+        (call("{bad"), "messages[1].tool_calls[0].function.arguments"),
+        (call("5"), "messages[1].tool_calls[0].function.arguments"),
+    ] {
+        let error = server.upload("rows.jsonl", row.to_string()).await.error(400);
+        assert!(error["message"].as_str().unwrap().starts_with(&format!("line 1: field \"{field}\"")), "{error}");
+    }
+    server.upload("rows.jsonl", call("").to_string()).await.ok();
+}
+
+/// A column `system` is learned from in every form as if it were the first message.
+#[tokio::test]
+async fn a_system_column_is_the_first_message_of_every_form() {
+    let server = server();
+    let system = "Be brief.";
+    let turns = |list: &[(&str, &str)]| json!({"messages": list.iter().map(|(role, text)| json!({"role": role, "content": text})).collect::<Vec<_>>()});
+    let (user, answer) = (("user", "hi"), ("assistant", "hello"));
+    let mut tokens = Vec::new();
+    for row in [
+        turns(&[user, answer]),
+        turns(&[("system", system), user, answer]),
+        json!({"system": system, "messages": turns(&[user, answer])["messages"]}),
+        json!({"system": system, "prompt": "hi", "completion": "hello"}),
+        json!({"system": system, "instruction": "hi", "output": "hello"}),
+        json!({"system": system, "conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]}),
+        json!({"system": system, "conversations": turns(&[user, answer])["messages"]}),
+        json!({"system": "Another one.", "conversations": turns(&[("system", system), user, answer])["messages"]}),
+    ] {
+        let file = upload(&server, row.to_string()).await;
+        let request = json!({"model": MODEL, "training_file": file, "dry_run": true});
+        tokens.push(server.post(JOBS, &request).await.ok()["train_tokens"].as_u64().unwrap());
+    }
+    assert!(tokens[0] < tokens[1] && tokens[1..].iter().all(|n| *n == tokens[1]), "{tokens:?}");
+}

@@ -174,6 +174,9 @@ async fn nulls_stand_for_defaults() {
     }
     let job = server.post(JOBS, &request).await.ok();
     assert_eq!(job["training"], server.job(&file).await["training"]);
+    // As OpenAI's clients say that they want none.
+    request["integrations"] = json!([]);
+    assert_eq!(server.post(JOBS, &request).await.ok()["integrations"], json!([]));
 }
 
 #[tokio::test]

@@ -65,6 +65,8 @@ async fn a_wrong_value_is_named_where_the_request_has_it() {
     twice["hyperparameters"] = json!({"learning_rate_multiplier": 2});
     let (param, message) = refusal(&server, &twice).await;
     assert!(param == "training.learning_rate" && message.contains("`hyperparameters.learning_rate_multiplier`"), "{message}");
+    let (param, message) = refusal(&server, &with(job_request(&file), "training.max_steps", &json!(1_000_000_000_000_000_i64))).await;
+    assert!(param == "training.max_steps" && message.contains("between 1 and 1000000000"), "{message}");
     let ratio = |value: Value| with(job_request(&file), "training.warmup_ratio", &value);
     assert_eq!(refusal(&server, &ratio(json!(1.0))).await.0, "training.warmup_ratio");
     assert_eq!(server.post(JOBS, &ratio(json!(0.1))).await.ok()["training"]["warmup_steps"], json!(0.1));

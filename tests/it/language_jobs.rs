@@ -72,6 +72,15 @@ async fn plain_texts_labelled_rows_and_filters_train() {
     let job = succeeded(&server, &file_job(&server, &request(&file, short.clone(), plain)).await).await;
     // 10 rows have the label, 2 of them are held out; 4 a step.
     assert_eq!(job["progress"]["epoch"], 1.0);
+    // There is nothing to predict, and that is said.
+    let error = server.get(&format!("{JOBS}/{}/metrics/predictions.jsonl", job["id"].as_str().unwrap())).await.error(404);
+    assert!(error["message"].as_str().unwrap().contains("causal_lm"), "{error}");
+    let numbered = upload(&server, "{\"text\":\"a\",\"n\":1}\n{\"text\":\"b\",\"n\":2}\n").await;
+    for one in [json!(1), json!(1.0), json!("1"), json!([3, 1.0])] {
+        let data = json!({"dataset_text_field": "text", "filter": {"n": one}, "validation_split": 0});
+        let plan = server.post(JOBS, &request(&numbered, short.clone(), json!({"dry_run": true, "data": data}))).await.ok();
+        assert_eq!(plan["train_rows"], 1, "{one}");
+    }
     let template = json!({"task": "instruction", "data": {"prompt_template": "Is it {labels}? {text}", "label_column": "label"}});
     let job = succeeded(&server, &file_job(&server, &request(&file, short.clone(), template)).await).await;
     assert_eq!(job["data"]["labels"], json!(["a", "b"]));
@@ -118,6 +127,17 @@ async fn a_task_that_the_base_cannot_do_is_told_and_a_template_says_which_task_i
     assert!(error["param"] == "model" && error["message"].as_str().unwrap().contains("encoder"), "{error}");
     let told = plan(json!({"dry_run": true, "data": {"prompt_template": "Is this {labels}? {text}"}})).await.ok();
     assert_eq!(told["spec"]["task"], "instruction");
+    // So it does beside the fields that it shares with classification, in a plan and in a job.
+    for data in [
+        json!({"prompt_template": "{text} {labels}", "labels": ["pos", "neg"]}),
+        json!({"prompt_template": "{text}", "label_column": "label"}),
+    ] {
+        let told = plan(json!({"dry_run": true, "data": data})).await.ok();
+        assert_eq!(told["spec"]["task"], "instruction", "{data}");
+        let job = plan(json!({"data": data})).await.ok();
+        assert_eq!(job["task"], "instruction", "{data}");
+        act(&server, job["id"].as_str().unwrap(), "cancel").await;
+    }
     let told = plan(json!({"dry_run": true, "data": {"dataset_text_field": "text"}})).await.ok();
     assert_eq!(told["spec"]["task"], "causal_lm");
 }

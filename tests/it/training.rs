@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::{FIXTURES, Server, two_classes};
+use crate::trainer::download;
 
 const JOBS: &str = "/v1/fine_tuning/jobs";
 
@@ -61,10 +62,11 @@ async fn a_job_trains_and_its_model_answers_at_once() {
         let name = checkpoints["data"][0]["fine_tuned_model_checkpoint"].as_str().unwrap();
         server.post("/v1/classify", &json!({"model": name, "input": "good 1"})).await.ok();
         for name in [model, name] {
-            let zip = server.get(&format!("/v1/models/{name}/download")).await;
-            let zip = zip::ZipArchive::new(std::io::Cursor::new(zip.bytes)).unwrap();
-            let names: Vec<String> = zip.file_names().map(|n| n.unwrap().into_owned()).collect();
-            assert!(names.iter().any(|n| n == "tokenizer.json") && names.iter().any(|n| n.ends_with(".safetensors")), "{names:?}");
+            let files = download(&server, name).await;
+            assert!(files.contains_key("tokenizer.json") && files.keys().any(|n| n.ends_with(".safetensors")), "{:?}", files.keys());
+            // Of whole models the card says what form they have.
+            let card = String::from_utf8_lossy(&files["README.md"]);
+            assert_eq!(card.contains("The weights are float32"), tuning["type"] != "lora", "{card}");
         }
     }
 }

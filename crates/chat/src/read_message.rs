@@ -180,9 +180,15 @@ fn read_tool_call(call: &Value, path: &str) -> Result<ToolCall, RowError> {
         _ => return Err(RowError::missing(join(&inner, "name"), "the function's name")),
     };
     let arguments = match function.get("arguments") {
-        Some(Value::String(text)) => text.clone(),
-        Some(object @ Value::Object(_)) => object.to_string(),
+        // Calls of functions that take nothing.
         Some(Value::Null) | None => "{}".to_owned(),
+        Some(Value::String(text)) if text.trim().is_empty() => "{}".to_owned(),
+        // A template may print the text as it stands, and a model would learn to write what nobody can parse.
+        Some(Value::String(text)) if serde_json::from_str::<Map<String, Value>>(text).is_ok() => text.clone(),
+        Some(Value::String(text)) => {
+            return Err(RowError::said(join(&inner, "arguments"), quoted(text), "the text of a JSON object, such as \"{}\""));
+        }
+        Some(object @ Value::Object(_)) => object.to_string(),
         Some(other) => {
             return Err(RowError::new(join(&inner, "arguments"), other, "JSON text, or an object"));
         }

@@ -27,7 +27,7 @@ pub enum RowFormat {
     PromptCompletion,
     /// `instruction`, perhaps `input`, and `output` (Taori et al. 2023, Alpaca).
     Alpaca,
-    /// `conversations` of `{"from", "value"}`.
+    /// `conversations` of `{"from", "value"}`, or of OpenAI's `{"role", "content"}`.
     ShareGpt,
 }
 
@@ -48,7 +48,7 @@ pub fn detect(columns: &[&str]) -> Option<RowFormat> {
 /// # Errors
 /// With the path of what is wrong: a missing or empty text, a role that is not known, no answer to learn.
 pub fn parse_row(format: RowFormat, row: &Map<String, Value>) -> Result<Conversation, RowError> {
-    let conversation = match format {
+    let mut conversation = match format {
         RowFormat::Messages => {
             let messages = read_messages(value(row, "messages")?, "messages")?;
             check_results(&messages, "messages")?;
@@ -66,6 +66,7 @@ pub fn parse_row(format: RowFormat, row: &Map<String, Value>) -> Result<Conversa
         }
         RowFormat::Alpaca => alpaca(row)?,
     };
+    begin_with_system(row, &mut conversation.messages)?;
     check_learned(&conversation.messages, format)?;
     Ok(conversation)
 }
@@ -92,6 +93,20 @@ fn tools(row: &Map<String, Value>) -> Result<Vec<Value>, RowError> {
     }
 }
 
+/// A column `system` beside a conversation begins it, unless the conversation has a system message of its own there.
+fn begin_with_system(row: &Map<String, Value>, messages: &mut Vec<Message>) -> Result<(), RowError> {
+    match row.get("system") {
+        None | Some(Value::Null) => Ok(()),
+        Some(Value::String(text)) => {
+            if !text.trim().is_empty() && messages.first().is_none_or(|m| m.role != Role::System) {
+                messages.insert(0, Message::new(Role::System, text.as_str()));
+            }
+            Ok(())
+        }
+        Some(other) => Err(RowError::new("system", other, "a text")),
+    }
+}
+
 /// Half of a row with prompt and completion: a text, or messages.
 fn side(row: &Map<String, Value>, name: &str, role: Role) -> Result<Vec<Message>, RowError> {
     match value(row, name)? {
@@ -103,10 +118,6 @@ fn side(row: &Map<String, Value>, name: &str, role: Role) -> Result<Vec<Message>
 /// Alpaca's prompt is the instruction, with the input behind an empty line where there is one.
 fn alpaca(row: &Map<String, Value>) -> Result<Conversation, RowError> {
     let answer = if row.contains_key("output") { "output" } else { "response" };
-    let mut messages = Vec::with_capacity(3);
-    if let Some(Value::String(system)) = row.get("system").filter(|s| s.as_str().is_some_and(|s| !s.trim().is_empty())) {
-        messages.push(Message::new(Role::System, system.as_str()));
-    }
     let mut prompt = text(row, "instruction")?;
     match row.get("input") {
         None | Some(Value::Null) => {}
@@ -117,8 +128,7 @@ fn alpaca(row: &Map<String, Value>) -> Result<Conversation, RowError> {
         }
         Some(other) => return Err(RowError::new("input", other, "a text")),
     }
-    messages.push(Message::new(Role::User, prompt));
-    messages.push(Message::new(Role::Assistant, text(row, answer)?));
+    let messages = vec![Message::new(Role::User, prompt), Message::new(Role::Assistant, text(row, answer)?)];
     Ok(Conversation { messages, tools: Vec::new() })
 }
 
@@ -128,6 +138,12 @@ fn share_gpt(list: &Value) -> Result<Vec<Message>, RowError> {
     };
     if turns.is_empty() {
         return Err(RowError::new("conversations", list, "at least one turn"));
+    }
+    // OpenAI's messages under ShareGPT's column.
+    if turns[0].get("role").is_some() && turns[0].get("from").is_none() {
+        let messages = read_messages(list, "conversations")?;
+        check_results(&messages, "conversations")?;
+        return Ok(messages);
     }
     let turn = |(i, turn): (usize, &Value)| {
         let path = |name: &str| format!("conversations[{i}].{name}");
@@ -257,6 +273,7 @@ mod tests {
             json!({"prompt": [{"role": "user", "content": "hi"}], "completion": [{"role": "assistant", "content": "hello"}]}),
             json!({"instruction": "hi", "input": "", "output": "hello"}),
             json!({"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]}),
+            json!({"conversations": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}),
         ] {
             assert_eq!(read(value.clone()).unwrap(), expected, "{value}");
         }
@@ -276,8 +293,31 @@ mod tests {
             (json!({"prompt": null, "completion": "x"}), "prompt"),
             (json!({"instruction": "x", "output": 3}), "output"),
             (json!({"conversations": [{"from": "alien", "value": "hi"}]}), "conversations[0].from"),
+            (json!({"conversations": [{"role": "alien", "content": "hi"}]}), "conversations[0].role"),
+            (json!({"prompt": "hi", "completion": "x", "system": 3}), "system"),
         ] {
             assert_eq!(read(value.clone()).unwrap_err().path, path, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_system_column_begins_the_conversation_in_every_form() {
+        let messages = json!([{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]);
+        let turns = json!([{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]);
+        for value in [
+            json!({"system": "S", "messages": messages}),
+            json!({"system": "S", "conversations": turns}),
+            json!({"system": "S", "prompt": "hi", "completion": "hello"}),
+            json!({"system": "S", "instruction": "hi", "output": "hello"}),
+        ] {
+            let talk = read(value.clone()).unwrap();
+            assert_eq!((talk.len(), &talk[0]), (3, &(Role::System, "S".to_owned())), "{value}");
+        }
+        // What the conversation itself says first wins, and an empty column says nothing.
+        let own = json!([{"from": "system", "value": "own"}, {"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]);
+        assert_eq!(read(json!({"system": "S", "conversations": own})).unwrap()[0].1, "own");
+        for empty in [json!(null), json!(" ")] {
+            assert_eq!(read(json!({"system": empty, "prompt": "hi", "completion": "hello"})).unwrap().len(), 2);
         }
     }
 
@@ -297,6 +337,23 @@ mod tests {
         let mut value = talk("c2", json!([f]));
         value["messages"][0]["tool_calls"][0].as_object_mut().map(|call| call.remove("id"));
         assert_eq!(place(value), Ok(()));
+    }
+
+    #[test]
+    fn arguments_that_are_no_json_object_are_refused_by_name() {
+        let read = |arguments: Value| {
+            let call = json!({"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}});
+            let row = row(json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [call]}]}));
+            parse_row(RowFormat::Messages, &row).map(|c| c.messages[1].tool_calls[0].arguments.clone()).map_err(|e| e.path)
+        };
+        for wrong in [json!("{bad"), json!("5"), json!("[]"), json!("null"), json!("{} {}"), json!(5)] {
+            assert_eq!(read(wrong.clone()), Err("messages[1].tool_calls[0].function.arguments".to_owned()), "{wrong}");
+        }
+        assert_eq!(read(json!("{\"a\": 1}")), Ok("{\"a\": 1}".to_owned()));
+        // Calls of functions that take nothing.
+        for nothing in [json!(""), json!(null), json!({})] {
+            assert_eq!(read(nothing), Ok("{}".to_owned()));
+        }
     }
 
     #[test]

@@ -14,6 +14,16 @@ pub(crate) fn label_name(value: &Value) -> Option<String> {
     }
 }
 
+/// Whether a row's value is the one that is asked for: 1 and 1.0 are one number, and a number is also what spells it in a text.
+pub fn is_value(found: &Value, wanted: &Value) -> bool {
+    match (label_name(found), label_name(wanted)) {
+        (Some(found), Some(name)) => {
+            found == name || (wanted.is_number() && spelled_number_name(&found).is_some_and(|spelled| spelled == name))
+        }
+        _ => found == wanted,
+    }
+}
+
 /// `1`, `1.0` and `1e0` are "1"; `2.5` is "2.5".
 fn number_name(number: &Number) -> String {
     match number.as_f64() {
@@ -78,6 +88,18 @@ pub(crate) fn sort_labels(names: &mut [String]) {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use serde_json::json;
+
+    #[test]
+    fn a_number_is_asked_for_in_any_spelling_and_a_text_as_it_is() {
+        for (found, wanted) in
+            [(json!(1), json!(1.0)), (json!(1.0), json!(1)), (json!("1.0"), json!(1)), (json!("1"), json!(1.0)), (json!(1), json!("1"))]
+        {
+            assert!(is_value(&found, &wanted), "{found} {wanted}");
+        }
+        for (found, wanted) in [(json!("1.10"), json!("1.1")), (json!(1.5), json!(1)), (json!("007"), json!(7)), (json!([1]), json!(1))] {
+            assert!(!is_value(&found, &wanted), "{found} {wanted}");
+        }
+    }
 
     use super::*;
 

@@ -33,6 +33,7 @@ pub use error::{DataError, Problem, line_list, listing};
 pub use examples::{Example, Target, load, overlap};
 pub use format::Format;
 pub use inspect::{inspect, inspect_with};
+pub use label::is_value;
 pub use limits::Limits;
 pub use plan::{ClassificationColumns, Plan, PlanError, ProblemType, plan};
 pub use rows::{Row, RowReader, rows};

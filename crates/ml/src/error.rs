@@ -48,6 +48,14 @@ pub enum MlError {
         /// Line numbers of the batch's rows.
         rows: String,
     },
+    /// What training has made of the weights is not a number.
+    #[error("{what} not finite after step {step}: training has diverged")]
+    Diverged {
+        /// "the evaluation loss is" or "the trained weights are".
+        what: &'static str,
+        /// The optimiser step, from 1.
+        step: u64,
+    },
     /// Tokenisation failed.
     #[error("tokenizer: {0}")]
     Tokenizer(String),

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use tunesmith_data::{Summary, line_list};
+use tunesmith_data::{Summary, is_value, line_list};
 use tunesmith_ml::spec::{DataSpec, LanguageData, ProblemType, Task, TextSource, Tuning};
 
 use super::request::DataSection;
@@ -206,10 +206,9 @@ fn filter(section: &DataSection, files: &FileSummaries<'_>) -> Result<BTreeMap<S
         if values.iter().any(|v| v.is_array() || v.is_object()) {
             return Err(ApiError::field(field.clone(), format!("`{field}` must be a text, a number, or a list of these.")));
         }
-        let spelled = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
         for (summary, file) in sides(files) {
             let distinct = summary.column(name).and_then(|c| c.distinct.as_ref());
-            if distinct.is_some_and(|d| values.iter().all(|v| !d.contains_key(&spelled(v)))) {
+            if distinct.is_some_and(|d| !d.keys().any(|found| values.iter().any(|v| is_value(&Value::from(found.as_str()), v)))) {
                 let param = if file == "validation_file" { file } else { field.as_str() };
                 return Err(ApiError::field(param, format!("No row of `{file}` has a value that `{field}` asks for.")));
             }

@@ -9,6 +9,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tunesmith_ml::spec::Task;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -131,9 +132,16 @@ async fn confusion_svg(State(state): State<AppState>, ApiPath(id): ApiPath<Strin
 #[utoipa::path(get, path = "/v1/fine_tuning/jobs/{job_id}/metrics/predictions.jsonl", tag = "fine-tuning",
     params(("job_id" = String, Path, description = "The job's id")),
     responses((status = 200, description = "One JSON object a line", body = String, content_type = "application/jsonl"),
-        (status = 404, description = "No such job, or it has no predictions (yet)", body = ErrorBody)))]
+        (status = 404, description = "No such job, or it has no predictions (yet), as those of language models", body = ErrorBody)))]
 async fn predictions(State(state): State<AppState>, ApiPath(id): ApiPath<String>) -> Result<Response, ApiError> {
     let job = find(&state, &id).await?;
+    // Their workers write the file of every task, empty where there is nothing to predict.
+    if Task::by_name(&job.task).is_some_and(Task::is_language) {
+        return Err(ApiError::not_found(format!(
+            "{id} has the task {} and no predictions: a language model has no labels. Its figures are in `GET …/metrics`, its samples in the events.",
+            job.task
+        )));
+    }
     let key = state.store.report(job.id).await?.and_then(|r| r.predictions_key);
     let Some(key) = key else {
         return Err(ApiError::not_found(format!(

@@ -51,7 +51,7 @@ pub struct JobRequest {
     pub method: Option<Method>,
     /// OpenAI's older form of the settings.
     pub hyperparameters: Option<Hyperparameters>,
-    /// OpenAI's integrations; none is available.
+    /// OpenAI's integrations; none is available, so only an empty list is accepted.
     #[schema(value_type = Option<Vec<Object>>)]
     pub integrations: Option<serde_json::Value>,
     /// Accepted and without effect.

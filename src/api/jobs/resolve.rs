@@ -58,7 +58,8 @@ pub fn resolve(request: &JobRequest, files: &FileSummaries<'_>, seed: u64) -> Re
 /// Fields that are known and cannot be honoured.
 fn refuse_unavailable(request: &JobRequest) -> Result<(), ApiError> {
     let is_set = |value: &Option<serde_json::Value>| value.as_ref().is_some_and(|v| !v.is_null());
-    if is_set(&request.integrations) {
+    // An empty list asks for none, as OpenAI's clients write it.
+    if is_set(&request.integrations) && request.integrations.as_ref().is_some_and(|v| v.as_array().is_none_or(|list| !list.is_empty())) {
         return Err(ApiError::field("integrations", "`integrations` are not available; leave it out. `GET …/metrics` has the curves."));
     }
     if is_set(&request.quantization) {

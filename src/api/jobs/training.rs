@@ -18,6 +18,8 @@ const NUMBER_METRICS: &[&str] = &["loss", "mse", "rmse", "mae", "r2", "pearson",
 /// The same for a language model.
 const LANGUAGE_METRICS: &[&str] = &["loss", "perplexity", "token_accuracy"];
 
+const MOST_STEPS: i64 = 1_000_000_000;
+
 /// Fills in the defaults and checks the ranges; a field that would change nothing is refused.
 pub fn resolve(
     section: Option<&TrainingSection>,
@@ -52,7 +54,12 @@ pub fn resolve(
     let best = best_model(s, problem, has_eval)?;
     Ok(TrainingSpec {
         num_train_epochs: within_at(&epochs_path, epochs.unwrap_or(3.0), |v| v > 0.0 && v <= 1e5, "above 0 and at most 100000")?,
-        max_steps: within("max_steps", s.max_steps.unwrap_or(-1), |v| v == -1 || (1..=1_000_000_000).contains(&v), "-1, or above 0")?,
+        max_steps: within(
+            "max_steps",
+            s.max_steps.unwrap_or(-1),
+            |v| v == -1 || (1..=MOST_STEPS).contains(&v),
+            "-1, or between 1 and 1000000000",
+        )?,
         per_device_train_batch_size: count_at(&batch_path, batch.unwrap_or(if task.is_language() { 4 } else { 16 }), 4096)?,
         max_tokens_per_batch: s.max_tokens_per_batch.map(|n| count("max_tokens_per_batch", n, 1 << 22)).transpose()?,
         gradient_accumulation_steps: count("gradient_accumulation_steps", s.gradient_accumulation_steps.unwrap_or(1), 4096)?,

@@ -6,6 +6,7 @@ use candle_core::{Device, Tensor};
 
 use super::config::{EncoderConfig, Family};
 use super::encoder::{Block, Encoder, LINEARS_PER_BLOCK};
+use super::outline::Outline;
 use super::weights::{WeightFile, short};
 use crate::error::{MlError, Result};
 use crate::nn::{Attention, Dropout, Embedding, LayerNorm, Linear, Param};
@@ -27,6 +28,9 @@ pub struct BaseModel {
 pub fn load_base(folder: &Path, device: &Device) -> Result<BaseModel> {
     let config = EncoderConfig::read(folder)?;
     let weights = WeightFile::open_folder(folder)?;
+    if let Some(warning) = Outline::of_encoder(&config).unused_layers(weights.names()) {
+        tracing::warn!(model = short(folder), "{warning}");
+    }
     let reader = Reader { config: &config, weights: &weights, device };
     let encoder = reader.encoder().map_err(|e| match e {
         MlError::Format(message) => MlError::Format(format!("{}: {message}", short(folder))),

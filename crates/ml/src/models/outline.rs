@@ -47,14 +47,29 @@ impl Outline {
         }
     }
 
-    fn of_decoder(config: &DecoderConfig) -> Self {
+    /// What to tell of a file with these tensors if it has layers beyond the configured ones: the model runs without them, and perhaps
+    /// nobody meant it to.
+    pub fn unused_layers<'n>(&self, names: impl IntoIterator<Item = &'n str>) -> Option<String> {
+        let (list, last) = self.linears.last().and_then(|name| layer_of(name))?;
+        // A file may leave out the family's prefix.
+        let short = list.split_once('.').map_or("", |(_, rest)| rest);
+        let layers = names.into_iter().filter_map(layer_of).filter(|(found, _)| *found == list || *found == short);
+        let stored = layers.map(|(_, i)| i).max().filter(|stored| *stored > last)?;
+        Some(format!(
+            "The model's configuration has {} layers and its weights have {}; the last ones are not used. If that is not meant, correct the number of layers in config.json.",
+            last + 1,
+            stored + 1
+        ))
+    }
+
+    pub(super) fn of_decoder(config: &DecoderConfig) -> Self {
         let (embeddings, output) = config.vocabulary_names();
         let mut others: Vec<_> = embeddings.into_iter().map(|name| (name, EMBEDDING)).collect();
         others.push((output.to_owned(), OUTPUT));
         Self { encoder: None, max_tokens: config.max_positions, linears: config.linear_names(), others }
     }
 
-    fn of_encoder(config: &EncoderConfig) -> Self {
+    pub(super) fn of_encoder(config: &EncoderConfig) -> Self {
         let family = config.family;
         let embeddings = ["word_embeddings", "position_embeddings", "token_type_embeddings"];
         let mut others: Vec<_> = embeddings.iter().map(|name| (format!("{}.embeddings.{name}", family.prefix()), EMBEDDING)).collect();
@@ -64,6 +79,19 @@ impl Outline {
         others.extend(modules.flatten().map(|name| (name.to_owned(), HEAD)));
         Self { encoder: Some(family), max_tokens: config.max_tokens(), linears: linear_names(config), others }
     }
+}
+
+/// `model.layers` and 1 of `model.layers.1.mlp.up_proj`.
+fn layer_of(name: &str) -> Option<(&str, usize)> {
+    let (place, digits) = name
+        .split('.')
+        .scan(0, |at, part| {
+            let place = *at;
+            *at += part.len() + 1;
+            Some((place, part))
+        })
+        .find(|(_, part)| part.bytes().all(|b| b.is_ascii_digit()) && !part.is_empty())?;
+    Some((name.get(..place.checked_sub(1)?)?, digits.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -91,6 +119,18 @@ mod tests {
             let outline = Outline::read(&folder).unwrap();
             assert_eq!(outline.linears, base.decoder.linears().map(|l| l.name().to_owned()).collect::<Vec<_>>(), "{name}");
             assert_eq!((outline.encoder, outline.max_tokens), (None, base.decoder.config.max_positions));
+        }
+    }
+
+    #[test]
+    fn layers_that_the_configuration_leaves_out_are_told() {
+        for (name, prefix) in [("decoders/llama-tiny", "model.layers"), ("decoders/gpt2-tiny", "h"), ("bert-tiny", "bert.encoder.layer")] {
+            let outline = Outline::read(&fixture(name)).unwrap();
+            let layers = layer_of(outline.linears.last().unwrap()).unwrap().1 + 1;
+            let told =
+                |i: usize| outline.unused_layers([format!("{prefix}.{i}.x.weight").as_str(), "vision.layers.99.x", "lm_head.weight"]);
+            assert_eq!(told(layers - 1), None, "{name}");
+            assert!(told(layers + 1).unwrap().contains(&format!("has {layers} layers and its weights have {}", layers + 2)), "{name}");
         }
     }
 }

@@ -85,6 +85,14 @@ impl Weights {
         }
     }
 
+    /// Names of all tensors that a model of the file's architecture may have.
+    pub fn names(&self) -> Vec<String> {
+        match self {
+            Self::Folder(file, _) => file.names().into_iter().map(str::to_owned).collect(),
+            Self::Gguf(file) => file.hf_names(),
+        }
+    }
+
     /// Whether the tensor is there.
     pub fn contains(&self, name: &str) -> bool {
         match self {

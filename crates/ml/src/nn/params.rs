@@ -154,6 +154,15 @@ impl Params {
         Ok(squares.sqrt())
     }
 
+    /// Whether every trained value is a finite number.
+    pub fn are_finite(&self, kernels: Kernels) -> Result<bool> {
+        Ok(match kernels {
+            Kernels::Native => F32View::new(&self.masters)?.iter().all(|w| w.is_finite()),
+            // Zero times infinity is not a number either.
+            Kernels::Composed => self.masters.affine(0.0, 0.0)?.sum_all()?.to_scalar::<f32>()? == 0.0,
+        })
+    }
+
     /// One AdamW step (Loshchilov & Hutter 2019, as `torch.optim.AdamW`) on gradients times `grad_scale`.
     pub fn adamw_step(&self, settings: &AdamW, grad_scale: f32, kernels: Kernels) -> Result<()> {
         match kernels {

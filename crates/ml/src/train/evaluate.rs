@@ -20,11 +20,18 @@ fn smaller_is_better(metric: &str) -> bool {
 
 impl Run<'_> {
     /// Evaluates the current weights; breaks off if the observer wants something else meanwhile.
+    ///
+    /// # Errors
+    /// If the loss is not finite: the weights are lost, and later steps only hide where.
     pub(super) fn evaluate(&mut self, observer: &mut dyn Observer) -> Result<ControlFlow<Control, EvalReport>> {
         let report = match self.model.evaluate(observer)? {
             ControlFlow::Continue(report) => report,
             ControlFlow::Break(other) => return Ok(ControlFlow::Break(other)),
         };
+        // What is not finite stands as null in the report.
+        if report.metrics.get("eval_loss").is_some_and(|loss| !loss.is_number()) {
+            return Err(MlError::Diverged { what: "the evaluation loss is", step: self.state.step });
+        }
         let mut entry = Map::from_iter([("step".to_owned(), json!(self.state.step)), ("epoch".to_owned(), json!(self.epochs()))]);
         entry.extend(report.metrics.clone());
         observer.log(entry);

@@ -314,6 +314,10 @@ impl<'a> Run<'a> {
 
     fn checkpoint(&mut self, observer: &mut dyn Observer) -> Result<()> {
         let step = self.state.step;
+        // A checkpoint is offered as a model, and resumed from: it must be neither of nothing.
+        if !self.model.params().are_finite(self.p.job.kernels)? {
+            return Err(MlError::Diverged { what: "the trained weights are", step });
+        }
         self.state.train_seconds += self.started.elapsed().as_secs_f64();
         self.started = Instant::now();
         let folder = self.p.job.work_dir.join(format!("checkpoint-{step}"));

@@ -11,7 +11,7 @@ use super::config::{DecoderConfig, DecoderFamily};
 use super::model::Decoder;
 use crate::error::{MlError, Result};
 use crate::models::source::{Weights, gguf_of};
-use crate::models::{read_json, short};
+use crate::models::{Outline, read_json, short};
 use crate::nn::{Attention, Dropout, Embedding, Gated, LayerNorm, Linear, Param, RmsNorm};
 
 /// A decoder as loaded, and where from.
@@ -45,6 +45,9 @@ impl DecoderBase {
     fn read(path: &Path, device: &Device, keep_form: bool) -> Result<Self> {
         let weights = Weights::open(path)?;
         let config = DecoderConfig::from_map(weights.config()?)?;
+        if let Some(warning) = Outline::of_decoder(&config).unused_layers(weights.names().iter().map(String::as_str)) {
+            tracing::warn!(model = short(path), "{warning}");
+        }
         let reader = Reader { config: &config, weights: &weights, device, keep_form };
         let decoder = reader.decoder().map_err(|e| match e {
             MlError::Format(message) => MlError::Format(format!("{}: {message}", short(path))),
