@@ -175,6 +175,12 @@ async fn a_prompt_may_fill_the_context_where_nothing_is_generated() {
         let prompt = "x".repeat(length);
         json!({"model": MODEL, "prompt": prompt, "max_tokens": tokens, "echo": true, "logprobs": 0})
     };
+    // The same numbers whether something is generated or not, across the chunks of a long prompt and of a single token.
+    for length in [1, 2, 256, 257, 300] {
+        let (alone, before) = (server.post(COMPLETE, &body(length, 0)).await.ok(), server.post(COMPLETE, &body(length, 1)).await.ok());
+        let [alone, before] = [alone, before].map(|answer| answer["choices"][0]["logprobs"]["token_logprobs"].clone());
+        assert_eq!(alone.as_array().unwrap()[..], before.as_array().unwrap()[..length], "{length}");
+    }
     let choice = server.post(COMPLETE, &body(512, 0)).await.ok()["choices"][0].clone();
     assert_eq!(choice["logprobs"]["token_logprobs"].as_array().unwrap().len(), 512);
     for (length, tokens, says) in

@@ -78,7 +78,6 @@ impl Prompts {
             items.into_iter().enumerate().map(one).collect::<Result<Vec<_>, _>>()
         })
         .await?;
-        let field = |i: usize| if is_list { format!("prompt[{i}]") } else { "prompt".to_owned() };
         made.iter().enumerate().try_for_each(|(i, p)| check_room(language, p.ids.len(), least, &field(i)))?;
         Ok(made)
     }
