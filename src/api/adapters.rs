@@ -143,8 +143,18 @@ async fn load(State(state): State<AppState>, ApiJson(request): ApiJson<LoadReque
             return Err(ApiError::field("lora_path", "Say where the adapter is: `lora_path`, or `file_id` of an uploaded zip."));
         }
     };
-    let base = base_model(&found.folder, request.base_model).await?;
-    let fitted = state.registry.try_adapter(found.folder.clone(), &base).await.map_err(|e| blame(e.into(), &base))?;
+    let is_told = request.base_model.is_some();
+    let mut base = base_model(&found.folder, request.base_model).await?;
+    let mut fitted = state.registry.try_adapter(found.folder.clone(), &base).await.map_err(|e| blame(e.into(), &base));
+    // What was trained on a folder here names that folder and not the path to it, which would say nothing elsewhere.
+    if !is_told
+        && fitted.as_ref().is_err_and(|e| e.code() == "model_not_found")
+        && let Some(local) = below_model_dir(&state, &base).await?
+    {
+        fitted = state.registry.try_adapter(found.folder.clone(), &local).await.map_err(|e| blame(e.into(), &local));
+        base = local;
+    }
+    let fitted = fitted?;
     let new = NewAdapter {
         name: request.lora_name,
         base_model: base,
@@ -279,6 +289,30 @@ async fn base_model(folder: &std::path::Path, asked: Option<String>) -> Result<S
         Some(name) => Ok(name.to_owned()),
         None => Err(ApiError::field("base_model", "adapter_config.json names no base model; name it in `base_model`.")),
     }
+}
+
+/// Levels below `--model-dir` that are searched for a base by its name.
+const LEVELS: usize = 3;
+
+/// The one folder or file of that name below `--model-dir`, as `file:<path>`; the one nearest to the top if there are several.
+async fn below_model_dir(state: &AppState, name: &str) -> Result<Option<String>, ApiError> {
+    let Some(top) = state.config.below_model_dir(std::path::Path::new("")) else { return Ok(None) };
+    let name = name.to_owned();
+    let search = move || {
+        let mut level = vec![top.clone()];
+        for _ in 0..LEVELS {
+            let mut entries: Vec<PathBuf> = level.iter().flat_map(std::fs::read_dir).flatten().flatten().map(|e| e.path()).collect();
+            entries.sort_unstable();
+            let mut found = entries.iter().filter(|path| path.file_name().is_some_and(|n| n == name.as_str()));
+            match (found.next(), found.next()) {
+                (Some(one), None) => return one.strip_prefix(&top).ok().map(|path| format!("file:{}", path.display())),
+                (Some(_), Some(_)) => return None,
+                _ => level = entries.into_iter().filter(|path| path.is_dir()).collect(),
+            }
+        }
+        None
+    };
+    tokio::task::spawn_blocking(search).await.map_err(ApiError::internal)
 }
 
 fn mismatch(message: impl Into<String>) -> ApiError {

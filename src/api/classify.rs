@@ -20,6 +20,7 @@ use super::answer::{Reading, Scale, Scored, Text, check_count, ranked, score};
 use super::error::{ApiError, ErrorBody, shorten};
 use super::extract::ApiJson;
 use super::state::AppState;
+use super::text::likelihood::let_in;
 use super::text::options::{Chosen, Options};
 use super::text::run::language_of;
 use crate::serve::LoadedKind;
@@ -244,6 +245,7 @@ async fn choose(
         return Err(ApiError::field(field.clone(), format!("`{field}`: pairs are for classifiers; write both into one text.")));
     }
     let language = language_of(&loaded)?;
+    let_in(&language)?;
     let around = match (options.examples.is_empty(), options.instruction.is_empty()) {
         (false, _) => "examples",
         (true, false) => "instruction",
@@ -271,6 +273,8 @@ async fn choose(
 pub async fn model_name(state: &AppState, model: Option<String>, adapter: Option<String>) -> Result<String, ApiError> {
     match (model, adapter) {
         (None, None) => Err(ApiError::field("model", "`model` is missing; `GET /v1/models` lists what there is.")),
+        (Some(name), _) if name.is_empty() => Err(named_empty("model")),
+        (_, Some(name)) if name.is_empty() => Err(named_empty("adapter_id")),
         (Some(name), None) | (None, Some(name)) => Ok(name),
         (Some(model), Some(adapter)) if model == adapter => Ok(adapter),
         (Some(model), Some(adapter)) => {
@@ -290,6 +294,11 @@ pub async fn model_name(state: &AppState, model: Option<String>, adapter: Option
             }
         }
     }
+}
+
+/// Of a field that should name a model.
+pub fn named_empty(field: &str) -> ApiError {
+    ApiError::field(field, format!("`{field}` is empty; `GET /v1/models` lists what there is."))
 }
 
 async fn base_of(state: &AppState, adapter: &str) -> Result<String, ApiError> {

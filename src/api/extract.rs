@@ -166,6 +166,9 @@ fn require_object(bytes: &[u8]) -> Result<(), ApiError> {
 
 /// What the parser says, without the names of Rust's types.
 fn plain(message: &str) -> String {
+    if message.starts_with("data did not match any variant of untagged enum") {
+        return "this has none of the shapes that are taken".to_owned();
+    }
     let Some((found, wanted)) = message.split_once(", expected ") else { return message.to_owned() };
     let found = match found.strip_prefix("invalid length ") {
         Some(_) => "this is a list",
@@ -173,6 +176,8 @@ fn plain(message: &str) -> String {
     };
     let wanted = match wanted.trim_start_matches("a ").split(' ').next().unwrap_or_default() {
         "struct" | "map" => "an object",
+        "internally" | "adjacently" => "an object with a `type`",
+        "variant" => "a string",
         "f32" | "f64" => "a number",
         "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, 0 or more",
         "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
@@ -282,6 +287,36 @@ mod tests {
         assert_eq!(param.unwrap(), "training");
         assert!(message.contains("this is a list, expected an object"), "{message}");
         assert!(failure(r#"{"model":"m","training":{"learning_rate":null,"labels":7}}"#).1.contains("expected a list"));
+    }
+
+    #[test]
+    fn no_word_of_rusts_reaches_a_client() {
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(tag = "type", rename_all = "snake_case")]
+        enum Format {
+            Text,
+        }
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(untagged)]
+        #[allow(dead_code)]
+        enum Either {
+            One(String),
+            Many(Vec<String>),
+        }
+        #[derive(Debug, serde::Deserialize)]
+        #[allow(dead_code)]
+        struct Body {
+            format: Option<Format>,
+            either: Option<Either>,
+        }
+        for (body, says) in [
+            (r#"{"format":"json"}"#, "`format`: invalid type: string \"json\", expected an object with a `type`."),
+            (r#"{"format":{"type":5}}"#, "expected a string"),
+            (r#"{"either":5}"#, "`either`: this has none of the shapes that are taken."),
+        ] {
+            let message = parse_json::<Body>(body.as_bytes()).unwrap_err().to_string();
+            assert!(message.contains(says) && !message.contains("enum") && !message.contains("variant"), "{message}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `tunesmith classify`: asks a classifier from the command line, one text a line.
+//! `tunesmith classify`: asks a classifier, or a language model with labels, from the command line, one text a line.
 
 use std::io::{BufRead, IsTerminal};
 use std::process::ExitCode;
@@ -23,6 +23,9 @@ pub struct Args {
     /// Labels to print for each text
     #[arg(long, default_value_t = 1)]
     top_k: usize,
+    /// For a language model: the labels to choose from, separated by commas
+    #[arg(long, value_delimiter = ',')]
+    labels: Vec<String>,
     /// Print the server's JSON, one object a text
     #[arg(long)]
     json: bool,
@@ -41,7 +44,11 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     };
     for batch in texts.chunks(BATCH) {
-        let answer = client.post("/v1/classify", &json!({"model": args.model, "input": batch, "top_k": args.top_k})).await?;
+        let mut body = json!({"model": args.model, "input": batch, "top_k": args.top_k});
+        if !args.labels.is_empty() {
+            body["labels"] = json!(args.labels);
+        }
+        let answer = client.post("/v1/classify", &body).await?;
         print(batch, answer["data"].as_array().map_or(&[], Vec::as_slice), args.json)?;
     }
     Ok(ExitCode::SUCCESS)

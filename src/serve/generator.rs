@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tunesmith_ml::infer::{Engine, EngineLimits, Event, Request, ServedDecoder, Sink};
 
 use super::batcher::QueueFull;
@@ -17,12 +17,14 @@ use super::batcher::QueueFull;
 pub struct Requests {
     count: AtomicUsize,
     most: usize,
+    /// Told whenever a place is given back.
+    freed: Notify,
 }
 
 impl Requests {
     /// A queue of so many requests.
     pub fn new(most: usize) -> Self {
-        Self { count: AtomicUsize::new(0), most }
+        Self { count: AtomicUsize::new(0), most, freed: Notify::new() }
     }
 
     /// Requests that wait or run.
@@ -38,6 +40,19 @@ impl Requests {
         }
         Ok((0..n).map(|_| Place(self.clone())).collect())
     }
+
+    /// As [`Self::enter`], but waits for others to leave.
+    async fn enter_in_turn(self: &Arc<Self>, n: usize) -> Vec<Place> {
+        loop {
+            // Before the look, or a place that is given back in between would not be told.
+            let mut freed = std::pin::pin!(self.freed.notified());
+            freed.as_mut().enable();
+            match self.enter(n) {
+                Ok(places) => return places,
+                Err(_) => freed.await,
+            }
+        }
+    }
 }
 
 /// One request's place in the queue; given back when it is dropped.
@@ -46,6 +61,7 @@ struct Place(Arc<Requests>);
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.count.fetch_sub(1, Ordering::AcqRel);
+        self.0.freed.notify_waiters();
     }
 }
 
@@ -127,6 +143,30 @@ impl Generator {
     /// [`QueueFull`]; then nothing is queued.
     pub fn submit(&self, asks: Vec<Ask>) -> Result<Vec<Events>, QueueFull> {
         let places = self.requests.enter(asks.len())?;
+        Ok(self.queue(asks, places))
+    }
+
+    /// Whether there is room for a request at all.
+    ///
+    /// # Errors
+    /// [`QueueFull`].
+    pub fn check_room(&self) -> Result<(), QueueFull> {
+        let (waiting, limit) = (self.requests.count(), self.requests.most);
+        if waiting < limit { Ok(()) } else { Err(QueueFull { waiting, limit }) }
+    }
+
+    /// Queues a part of a call that was let in, as soon as there is room: at most [`Self::most_at_once`] requests.
+    pub async fn submit_in_turn(&self, asks: Vec<Ask>) -> Vec<Events> {
+        let places = self.requests.enter_in_turn(asks.len()).await;
+        self.queue(asks, places)
+    }
+
+    /// Requests that may wait or run.
+    pub fn most_at_once(&self) -> usize {
+        self.requests.most.max(1)
+    }
+
+    fn queue(&self, asks: Vec<Ask>, places: Vec<Place>) -> Vec<Events> {
         let mut receivers = Vec::with_capacity(asks.len());
         let mut inbox = self.shared.inbox.lock().unwrap_or_else(PoisonError::into_inner);
         for (ask, place) in asks.into_iter().zip(places) {
@@ -136,7 +176,7 @@ impl Generator {
         }
         drop(inbox);
         self.shared.filled.notify_one();
-        Ok(receivers)
+        receivers
     }
 }
 

@@ -2,6 +2,8 @@
 
 use tunesmith_store::{CheckpointLookup, ModelKind, Store, StoreError, split_checkpoint_name};
 
+use super::registry::ServeError;
+
 /// Where a classifier's files are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
@@ -28,6 +30,18 @@ pub enum Place {
     },
     /// No name of ours: perhaps a base with a classifier of its own.
     Base,
+}
+
+impl Place {
+    /// What a failed load was about: the files, or that its model was deleted while they were read, when its name leads elsewhere.
+    pub fn blame(&self, now: Result<Self, LocateError>, name: &str, failure: ServeError) -> ServeError {
+        match now {
+            Ok(place) if place == *self => failure,
+            Ok(_) => StoreError::not_found(tunesmith_store::Kind::Model, name).into(),
+            Err(gone @ (LocateError::Expired(_) | LocateError::Store(StoreError::NotFound { .. }))) => gone.into(),
+            Err(LocateError::Store(_)) => failure,
+        }
+    }
 }
 
 /// Why a name leads nowhere.
@@ -83,4 +97,27 @@ async fn checkpoint(store: &Store, name: &str) -> Result<Place, LocateError> {
         Some("lora") => Place::Adapter { folder_key, base: job.model, revision: None },
         _ => Place::Whole { folder_key },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_load_that_fails_since_its_model_was_deleted_says_that_there_is_none() {
+        let place = Place::Adapter { folder_key: "models/a".into(), base: "b".into(), revision: None };
+        let failure = || ServeError::Internal("a/adapter_config.json is missing".into());
+        let missing = || LocateError::Store(StoreError::not_found(tunesmith_store::Kind::Model, "a"));
+        let is_missing =
+            |e: &ServeError| matches!(e, ServeError::Locate(e) if matches!(**e, LocateError::Store(StoreError::NotFound { .. })));
+        assert!(is_missing(&place.blame(Err(missing()), "a", failure())));
+        // An adapter's name that was unloaded may be a base's.
+        assert!(is_missing(&place.blame(Ok(Place::Base), "a", failure())));
+        let expired = place.blame(Err(LocateError::Expired("a".into())), "a", failure());
+        assert!(matches!(expired, ServeError::Locate(e) if matches!(*e, LocateError::Expired(_))));
+        // Broken files stay what they are, and a busy database says nothing.
+        for now in [Ok(place.clone()), Err(LocateError::Store(StoreError::Busy))] {
+            assert!(matches!(place.blame(now, "a", failure()), ServeError::Internal(_)));
+        }
+    }
 }

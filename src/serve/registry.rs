@@ -215,29 +215,34 @@ impl Registry {
     }
 
     async fn load(&self, name: &str) -> Result<Arc<Loaded>, ServeError> {
-        let kind = match locate(&self.inner.store, name).await? {
-            Place::Whole { folder_key } => self.whole(self.blob(&folder_key, name)?).await?,
-            Place::Adapter { folder_key, base, revision } => {
-                let folder = self.blob(&folder_key, name)?;
-                let base = self.recorded_base(&base).await?;
-                if let Some(revision) = revision {
-                    tracing::debug!(name, revision, "the base's revision in training");
-                }
-                self.adapter(folder, base).await?
-            }
-            Place::OutsideAdapter { source, base } => {
-                let folder = self.pull(&source).await?;
-                let base = self.recorded_base(&base).await?;
-                self.adapter(folder, base).await?
-            }
-            Place::Base => {
-                let folder = self.pull(name).await?;
-                self.whole(folder).await?
-            }
+        let place = locate(&self.inner.store, name).await?;
+        let kind = match self.load_from(&place, name).await {
+            Ok(kind) => kind,
+            Err(failure) => return Err(place.blame(locate(&self.inner.store, name).await, name, failure)),
         };
         let loaded = Loaded::new(kind);
         tracing::info!(name, bytes = loaded.own_bytes(), base_bytes = loaded.base_bytes(), "loaded");
         Ok(Arc::new(loaded))
+    }
+
+    async fn load_from(&self, place: &Place, name: &str) -> Result<LoadedKind, ServeError> {
+        match place {
+            Place::Whole { folder_key } => self.whole(self.blob(folder_key, name)?).await,
+            Place::Adapter { folder_key, base, revision } => {
+                let folder = self.blob(folder_key, name)?;
+                let base = self.recorded_base(base).await?;
+                if let Some(revision) = revision {
+                    tracing::debug!(name, revision, "the base's revision in training");
+                }
+                self.adapter(folder, base).await
+            }
+            Place::OutsideAdapter { source, base } => {
+                let folder = self.pull(source).await?;
+                let base = self.recorded_base(base).await?;
+                self.adapter(folder, base).await
+            }
+            Place::Base => self.whole(self.pull(name).await?).await,
+        }
     }
 
     async fn adapter(&self, folder: PathBuf, base: Arc<Base>) -> Result<LoadedKind, ServeError> {

@@ -52,6 +52,23 @@ async fn a_job_is_submitted_listed_and_steered() {
 }
 
 #[tokio::test]
+async fn a_language_model_classifies_by_labels_from_the_command_line() {
+    let server = Server::with(&["--model-dir", FIXTURES, "--workers", "0"]);
+    let classify = ["classify", "--model", "file:decoders/chat-tiny", "--json", "--top-k", "9"];
+    let with_labels = [&classify[..], &["--labels", "red,light blue", "a text", "another"]].concat();
+    let answers = good(run(&server, &with_labels).await);
+    let answers: Vec<Value> = answers.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(answers.len(), 2);
+    for answer in answers {
+        let mut labels: Vec<&str> = answer["scores"].as_array().unwrap().iter().map(|s| s["label"].as_str().unwrap()).collect();
+        labels.sort_unstable();
+        assert_eq!(labels, ["light blue", "red"]);
+    }
+    let without = run(&server, &[&classify[..], &["a text"]].concat()).await;
+    assert!(String::from_utf8_lossy(&without.stderr).contains("labels"));
+}
+
+#[tokio::test]
 async fn what_files_no_job_leaves_no_upload() {
     let server = Server::with(&["--model-dir", FIXTURES]);
     let rows = server.folder.path().join("rows.jsonl");

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::harness::Server;
 use crate::text::{MODEL, server};
+use crate::trainer::{configured, server_in};
 use crate::variants::{Models, chat_modules, load_adapter};
 
 fn sum(probabilities: &Value, field: &str) -> f64 {
@@ -13,7 +14,7 @@ fn sum(probabilities: &Value, field: &str) -> f64 {
 #[tokio::test]
 async fn every_kind_of_question_gets_probabilities_that_do_not_depend_on_its_company() {
     let server = server();
-    let choice = json!({"type": "choice", "name": "topic", "instructions": "What is it about?", "choices": [{"value": "sports", "description": "games"}, {"value": true}, {"value": "true"}]});
+    let choice = json!({"type": "choice", "name": "topic", "instructions": "What is it about?", "choices": [{"value": "sports", "description": "games"}, {"value": true}, {"value": "false"}]});
     let predicate = json!({"type": "predicate", "instructions": "It rains."});
     let scale = json!({"type": "score", "instructions": "How good?", "levels": [{"label": "bad"}, {"label": "good"}]});
     let body = |questions: Value| json!({"model": MODEL, "input": "A long day at the sea.", "questions": questions});
@@ -21,7 +22,7 @@ async fn every_kind_of_question_gets_probabilities_that_do_not_depend_on_its_com
     let [c, p, s] = [0, 1, 2].map(|i| all["answers"][i].clone());
     assert_eq!((&c["type"], &c["name"], &p["type"], &s["type"]), (&json!("choice"), &json!("topic"), &json!("predicate"), &json!("score")));
     assert!((sum(&c["probabilities"], "probability") - 1.0).abs() < 1e-9 && (sum(&s["probabilities"], "probability") - 1.0).abs() < 1e-9);
-    assert_eq!((&c["probabilities"][1]["value"], &c["probabilities"][2]["value"]), (&json!(true), &json!("true")));
+    assert_eq!((&c["probabilities"][1]["value"], &c["probabilities"][2]["value"]), (&json!(true), &json!("false")));
     assert_eq!(all["usage"]["total_tokens"], all["usage"]["input_tokens"]);
     for (question, answer) in [(choice, c), (predicate, p), (scale, s)] {
         assert_eq!(server.post("/v1/decisions", &body(json!([question]))).await.ok()["answers"][0], answer);
@@ -96,6 +97,22 @@ async fn a_question_that_cannot_be_read_is_named_by_its_whole_path() {
     }
     let long = json!({"model": MODEL, "labels": ["a", "b"], "input": "x", "instruction": "long ".repeat(300)});
     assert_eq!(server.post("/v1/classify", &long).await.error(400)["param"], "instruction");
+}
+
+#[tokio::test]
+async fn a_queue_of_a_few_places_answers_questions_with_many_answers() {
+    let small = server_in(configured("[budgets]\ngeneration_requests = 3\n"), &["--workers", "0"]);
+    let roomy = server();
+    let labels: Vec<String> = (0..40).map(|i| format!("label {i}")).collect();
+    let classify = json!({"model": MODEL, "labels": labels, "input": ["one", "two", "three", "four"]});
+    let choices: Vec<Value> = labels.iter().map(|l| json!({"value": l})).collect();
+    let choice = json!({"type": "choice", "instructions": "?", "choices": choices});
+    let questions = json!([choice, {"type": "predicate", "instructions": "It rains."}, {"type": "predicate", "instructions": "It snows."}]);
+    let decide = json!({"model": MODEL, "input": "a text", "questions": questions});
+    for (route, body, answers) in [("/v1/classify", classify, "data"), ("/v1/decisions", decide, "answers")] {
+        let (few, many) = (small.post(route, &body).await.ok(), roomy.post(route, &body).await.ok());
+        assert_eq!(few[answers], many[answers], "{route}");
+    }
 }
 
 #[tokio::test]

@@ -127,6 +127,30 @@ async fn what_was_computed_under_one_adapter_is_never_used_under_another() {
     assert_eq!(server.post("/v1/chat/completions", &body).await.ok()["choices"][0]["message"], warm);
 }
 
+/// An adapter's configuration names its base as others know it, without the way to its folder.
+#[tokio::test]
+async fn a_base_below_the_model_folder_is_found_by_the_name_that_an_adapter_has_for_it() {
+    let models = Models::new();
+    models.chat("base").chat("deep/down/below").chat("one/twin").chat("two/twin");
+    let load = async |server: &Server, folder: &str| {
+        let request = json!({"lora_name": folder, "lora_path": format!("file:{folder}")});
+        server.post("/v1/load_lora_adapter", &request).await
+    };
+    for base in ["base", "below", "twin", "nowhere"] {
+        let config = json!({"r": 4, "lora_alpha": 8, "base_model_name_or_path": base});
+        models.adapter(&format!("on-{base}"), config, &chat_modules(&["q_proj"]), 3, 0.3);
+    }
+    let server = models.serve(&[]);
+    for (base, found) in [("base", BASE), ("below", "file:deep/down/below")] {
+        let name = format!("on-{base}");
+        assert_eq!(load(&server, &name).await.ok()["base_model"], found);
+        assert_eq!(choice(&server, &name, "abc", 4).await["finish_reason"], "length");
+    }
+    for base in ["twin", "nowhere"] {
+        assert_eq!(load(&server, &format!("on-{base}")).await.error(404)["param"], "base_model");
+    }
+}
+
 /// The case `adapter-load-while-generating`.
 #[tokio::test(flavor = "multi_thread")]
 async fn adapters_come_and_go_under_load_and_every_answer_is_of_the_one_that_was_asked() {

@@ -208,6 +208,7 @@ async fn files_that_are_no_models_are_refused_by_what_is_wrong_with_them() {
     ] {
         let error = server.post(CHAT, &hello(&format!("file:{name}"), json!({}))).await.error(400);
         assert!(error["param"] == "model" && error["message"].as_str().unwrap().contains(says), "{name}: {error}");
+        assert!(!error.to_string().contains(models.path("").to_str().unwrap()), "a path of the server: {error}");
     }
     assert!(!server.log().contains("panicked"), "{}", server.log());
 }

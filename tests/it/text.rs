@@ -141,8 +141,53 @@ async fn an_echoed_prompt_is_the_first_piece_of_a_stream() {
     for (i, choice) in whole["choices"].as_array().unwrap().iter().enumerate() {
         let own: Vec<&Value> = pieces.iter().filter(|p| p["index"] == json!(i)).collect();
         assert_eq!(own.iter().map(|p| p["text"].as_str().unwrap()).collect::<String>(), choice["text"].as_str().unwrap());
-        let tokens = own.iter().filter_map(|p| p["logprobs"]["tokens"].as_array()).flatten().cloned();
-        assert_eq!(tokens.collect::<Vec<Value>>(), *choice["logprobs"]["tokens"].as_array().unwrap());
+        for list in ["tokens", "text_offset"] {
+            let told = own.iter().filter_map(|p| p["logprobs"][list].as_array()).flatten().cloned();
+            assert_eq!(told.collect::<Vec<Value>>(), *choice["logprobs"][list].as_array().unwrap(), "{list}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn offsets_count_the_characters_of_the_text_before_a_token() {
+    let server = server();
+    let offsets = async |prompt: Value, echo: bool| {
+        let body = json!({"model": MODEL, "prompt": prompt, "max_tokens": 3, "temperature": 0, "echo": echo, "logprobs": 0,
+            "logit_bias": {"97": 100}});
+        let choice = server.post(COMPLETE, &body).await.ok()["choices"][0].clone();
+        (choice["text"].clone(), choice["logprobs"]["text_offset"].clone())
+    };
+    // A token a byte, of which those of one character stand where it begins; the answer goes on behind the prompt.
+    let text = "日🎉é";
+    let places = json!([0, 0, 0, 1, 1, 1, 1, 2, 2, 3, 4, 5]);
+    assert_eq!(offsets(json!(text), true).await, (json!(format!("{text}aaa")), places.clone()));
+    assert_eq!(offsets(json!(text.bytes().collect::<Vec<u8>>()), true).await, (json!(format!("{text}aaa")), places));
+    assert_eq!(offsets(json!(text), false).await, (json!("aaa"), json!([0, 1, 2])));
+    // A special token that the text leaves out, and one that it spells out.
+    assert_eq!(offsets(json!([257, 104, 105]), true).await, (json!("hiaaa"), json!([0, 0, 1, 2, 3, 4])));
+    assert_eq!(offsets(json!("<|im_start|>hi"), true).await.1, json!([0, 12, 13, 14, 15, 16]));
+}
+
+#[tokio::test]
+async fn a_prompt_may_fill_the_context_where_nothing_is_generated() {
+    let server = server();
+    let body = |length: usize, tokens: u64| {
+        let prompt = "x".repeat(length);
+        json!({"model": MODEL, "prompt": prompt, "max_tokens": tokens, "echo": true, "logprobs": 0})
+    };
+    // The same numbers whether something is generated or not, across the chunks of a long prompt and of a single token.
+    for length in [1, 2, 256, 257, 300] {
+        let (alone, before) = (server.post(COMPLETE, &body(length, 0)).await.ok(), server.post(COMPLETE, &body(length, 1)).await.ok());
+        let [alone, before] = [alone, before].map(|answer| answer["choices"][0]["logprobs"]["token_logprobs"].clone());
+        assert_eq!(alone.as_array().unwrap()[..], before.as_array().unwrap()[..length], "{length}");
+    }
+    let choice = server.post(COMPLETE, &body(512, 0)).await.ok()["choices"][0].clone();
+    assert_eq!(choice["logprobs"]["token_logprobs"].as_array().unwrap().len(), 512);
+    for (length, tokens, says) in
+        [(512, 1, "an answer needs room for at least one more"), (513, 0, "has 513 tokens, but the model's context")]
+    {
+        let error = server.post(COMPLETE, &body(length, tokens)).await.error(400);
+        assert!(error["message"].as_str().unwrap().contains(says), "{error}");
     }
 }
 
@@ -222,4 +267,30 @@ async fn what_is_wrong_is_named() {
     assert_eq!(server.post(COMPLETE, &ids).await.error(400)["param"], "prompt");
     let classifier = ask("x", json!({"model": "file:bert-tiny"}));
     assert!(server.post(CHAT, &classifier).await.error(400)["message"].as_str().unwrap().contains("classifier"));
+}
+
+#[tokio::test]
+async fn prompts_and_stops_are_named_by_their_places() {
+    let server = server();
+    for (extra, param, says) in [
+        (json!({"stop": [1]}), "stop[0]", "integer `1`, expected a string"),
+        (json!({"stop": 5}), "stop", "integer `5`, expected a text or a list of texts"),
+        (json!({"prompt": 5}), "prompt", "integer `5`, expected a text, a list of texts"),
+        (json!({"prompt": []}), "prompt", "is empty"),
+        (json!({"prompt": ["a", ""]}), "prompt[1]", "has no token"),
+        (json!({"prompt": ""}), "prompt", "has no token"),
+        (json!({"prompt": [1, -1]}), "prompt[1]", "integer `-1`, expected a text, a token id (a whole number, 0 or more)"),
+        (json!({"prompt": [[1], [2, -1]]}), "prompt[1][1]", "a whole number, 0 or more"),
+        (json!({"prompt": [[1], [99_999]]}), "prompt[1]", "99999"),
+        (json!({"prompt": ["a", 1]}), "prompt[1]", "this is a token id, but the list begins with a text"),
+        (json!({"model": ""}), "model", "is empty"),
+        (json!({"response_format": "json"}), "response_format", "expected an object with a `type`"),
+    ] {
+        let mut body = json!({"model": MODEL, "prompt": "x", "max_tokens": 1});
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let error = server.post(COMPLETE, &body).await.error(400);
+        assert!(error["param"] == param && error["message"].as_str().unwrap().contains(says), "{extra}: {error}");
+    }
+    let lists = json!({"model": MODEL, "prompt": [[104, 105], [104]], "max_tokens": 1, "stop": null});
+    assert_eq!(server.post(COMPLETE, &lists).await.ok()["choices"].as_array().unwrap().len(), 2);
 }

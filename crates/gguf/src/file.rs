@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use tunesmith_ops::mmap::{Mmap, map_file, release_pages};
 
-use crate::error::{GgufError, Result, unsupported};
+use crate::error::{GgufError, Result, short, unsupported};
 use crate::kind::Kind;
 use crate::names::hf_name;
 use crate::reader::{Fault, Parsed, Reader, broken};
@@ -64,7 +64,7 @@ impl GgufFile {
         let map = map_file(&File::open(path).map_err(io)?).map_err(io)?;
         let (metadata, tensors) = parse(&map).map_err(|fault| match fault {
             Fault::Broken(what) => GgufError::Malformed { path: path.to_owned(), what },
-            Fault::Unsupported(what) => GgufError::Unsupported(format!("{}: {what}", path.display())),
+            Fault::Unsupported(what) => GgufError::Unsupported(format!("{}: {what}", short(path))),
         })?;
         let architecture = metadata.get("general.architecture").and_then(Value::text).unwrap_or_default();
         let hf_names = tensors.keys().filter_map(|own| Some((hf_name(architecture, own)?, own.clone()))).collect();

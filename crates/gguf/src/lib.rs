@@ -17,7 +17,7 @@ mod rope;
 mod tokenizer;
 mod value;
 
-pub use error::{GgufError, Result};
+pub use error::{GgufError, Result, short};
 pub use file::{GgufFile, TensorInfo};
 pub use hf::RawTensor;
 pub use kind::Kind;

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use tunesmith_gguf::short;
+
 /// What can go wrong in reading, training or running a model.
 #[derive(Debug, thiserror::Error)]
 pub enum MlError {
@@ -9,7 +11,7 @@ pub enum MlError {
     #[error("tensor operation failed: {0}")]
     Tensor(#[from] candle_core::Error),
     /// A file could not be read or written.
-    #[error("{path}: {source}")]
+    #[error("{}: {source}", short(path))]
     Io {
         /// The file.
         path: PathBuf,

@@ -47,7 +47,8 @@ pub(super) fn input_text(input: &Value) -> Result<String, ApiError> {
         let Value::Object(fields) = item else {
             return Err(wrong(&path, item, "an item such as {\"role\": \"user\", \"content\": \"…\"}"));
         };
-        if let Some(other) = fields.keys().find(|name| !ITEM_FIELDS.contains(&name.as_str())) {
+        // Clients send back what their objects hold, fields that they leave empty included.
+        if let Some((other, _)) = fields.iter().find(|(name, value)| !value.is_null() && !ITEM_FIELDS.contains(&name.as_str())) {
             let path = format!("{path}.{}", shorten(other));
             return Err(ApiError::field(path.clone(), format!("`{path}` is not known.")));
         }
@@ -94,6 +95,7 @@ mod tests {
         );
         let talk = json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}]);
         assert_eq!(input_text(&talk).unwrap(), "user: Hi\nassistant: no");
+        assert_eq!(input_text(&json!([{"role": "user", "content": "x", "async_": null}])).unwrap(), "x");
         let error = input_text(&json!([{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}])).unwrap_err();
         assert_eq!(error.param(), Some("input[0].content[0].type"));
     }

@@ -19,9 +19,11 @@ use input::input_text;
 use question::{Asked, Question};
 
 use super::answer::{Reading, Scale, Text, score};
+use super::classify::named_empty;
 use super::error::{ApiError, ErrorBody};
 use super::extract::ApiJson;
 use super::state::AppState;
+use super::text::likelihood::let_in;
 use super::text::run::language_of;
 use crate::serve::LoadedKind;
 
@@ -169,6 +171,9 @@ async fn decide(State(state): State<AppState>, ApiJson(request): ApiJson<Decisio
         let message = format!("`questions` has {} questions; it takes 1 to 400.", request.questions.len());
         return Err(ApiError::field("questions", message));
     }
+    if request.model.is_empty() {
+        return Err(named_empty("model"));
+    }
     let input = input_text(&request.input)?;
     let path = |i: usize| format!("questions[{i}]");
     let read = |(i, question)| Question::read(question, &path(i));
@@ -190,6 +195,7 @@ async fn decide(State(state): State<AppState>, ApiJson(request): ApiJson<Decisio
         }
         LoadedKind::Language(_) => {
             let language = language_of(&loaded)?;
+            let_in(&language)?;
             let one = |(i, asked): (usize, Asked)| {
                 let (state, language, input) = (&state, &language, &input);
                 async move {

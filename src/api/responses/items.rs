@@ -18,7 +18,10 @@ pub fn read_input(input: &Value) -> Result<Vec<Value>, ApiError> {
         Value::String(text) => Ok(vec![message("user", text)]),
         Value::Array(items) if items.is_empty() => Err(ApiError::field("input", "`input` is empty; send a text or at least one item.")),
         Value::Array(items) => items.iter().enumerate().map(|(i, item)| read_item(item, &format!("input[{i}]"))).collect(),
-        _ => Err(ApiError::field("input", "`input` must be a text or a list of items.")),
+        other => {
+            let found = shorten(&other.to_string());
+            Err(ApiError::field("input", format!("`input` is `{found}`; it must be a text or a list of items.")))
+        }
     }
 }
 
@@ -62,9 +65,10 @@ impl Fields<'_> {
     }
 
     fn end(self) -> Result<(), ApiError> {
-        match self.map.keys().next() {
+        // Clients send back what their objects hold, fields that they leave empty included.
+        match self.map.iter().find(|(_, value)| !value.is_null()) {
             None => Ok(()),
-            Some(name) => {
+            Some((name, _)) => {
                 let path = format!("{}.{}", self.path, shorten(name));
                 Err(ApiError::field(path.clone(), format!("`{path}` is not known.")))
             }
@@ -222,6 +226,16 @@ mod tests {
         assert_eq!(messages.iter().map(|m| m.role).collect::<Vec<_>>(), [Role::User, Role::Assistant, Role::Tool]);
         assert_eq!((messages[1].text(), &messages[1].tool_calls[0].name[..]), ("I look.".to_owned(), "weather"));
         assert_eq!((messages[2].text(), messages[2].name.as_deref()), ("rain".to_owned(), Some("weather")));
+    }
+
+    #[test]
+    fn fields_that_a_client_left_empty_count_as_absent() {
+        let call = json!({"type": "function_call", "id": "fc_1", "call_id": "c1", "name": "weather", "arguments": "{}",
+            "status": "completed", "async_": null, "caller": null, "whatever_comes": null});
+        let said = json!({"type": "message", "role": "assistant", "content": "Hm.", "colour": null});
+        let items = read_input(&json!([said, call])).unwrap();
+        assert_eq!(to_messages(&items).unwrap()[0].tool_calls[0].name, "weather");
+        assert!(items.iter().all(|item| item.get("colour").or(item.get("async_")).is_none()), "{items:?}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use futures::stream::{SelectAll, StreamExt};
 use serde::{Deserialize, Serialize};
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tunesmith_ml::infer::{Event, Usage};
+use tunesmith_ml::infer::{Event, TokenInfo, Usage};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -20,9 +20,10 @@ use super::chat_object::{UsageObject, reason};
 use super::chat_stream::{data, sse_error};
 use super::format::ResponseFormat;
 use super::knobs::{Knobs, Settings};
-use super::run::{Wanted, check_length, collect, failed, language, last_words, now, off_thread, submit};
+use super::prompts::{Prompt, Prompts};
+use super::run::{Wanted, collect, failed, language, last_words, now, submit};
 use super::stop::Stop;
-use super::tokens::CompletionLogprobs;
+use super::tokens::{CompletionLogprobs, Places};
 use crate::api::classify::model_name;
 use crate::api::error::{ApiError, ErrorBody};
 use crate::api::extract::ApiJson;
@@ -33,19 +34,6 @@ use crate::serve::{Events, Language};
 /// The route.
 pub fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::default().routes(routes!(completions))
-}
-
-/// Most prompts of one request.
-const MOST_PROMPTS: usize = 256;
-
-/// One prompt or several, as text or as tokens.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(untagged, expecting = "a text, a list of texts, a list of token ids, or a list of such lists")]
-enum Prompts {
-    Text(String),
-    Texts(Vec<String>),
-    Tokens(Vec<u32>),
-    Lists(Vec<Vec<u32>>),
 }
 
 /// A text to go on with.
@@ -142,41 +130,6 @@ struct CompletionChoice {
     finish_reason: Option<&'static str>,
 }
 
-/// A prompt with its text, for `echo`.
-struct Prompt {
-    ids: Vec<u32>,
-    text: String,
-}
-
-async fn prompts(language: &std::sync::Arc<Language>, given: Prompts) -> Result<Vec<Prompt>, ApiError> {
-    let model = language.model.clone();
-    let made = off_thread(move || {
-        let tokenizer = model.tokenizer();
-        let text = |text: String| -> Result<Prompt, ApiError> {
-            Ok(Prompt { ids: tokenizer.encode(&text, true).map_err(ApiError::internal)?, text })
-        };
-        let tokens = |ids: Vec<u32>| -> Result<Prompt, ApiError> {
-            model.decoder().check_ids(&ids).map_err(|e| ApiError::field("prompt", format!("`prompt`: {e}.")))?;
-            Ok(Prompt { text: tokenizer.text_of(&ids, false), ids })
-        };
-        match given {
-            Prompts::Text(one) => Ok(vec![text(one)?]),
-            Prompts::Texts(many) => many.into_iter().map(text).collect(),
-            Prompts::Tokens(ids) => Ok(vec![tokens(ids)?]),
-            Prompts::Lists(many) => many.into_iter().map(tokens).collect(),
-        }
-    })
-    .await?;
-    match made.len() {
-        0 => Err(ApiError::field("prompt", "`prompt` is empty; send at least one text.")),
-        n if n > MOST_PROMPTS => Err(ApiError::field("prompt", format!("`prompt` has {n} texts; a request takes at most {MOST_PROMPTS}."))),
-        _ => {
-            made.iter().try_for_each(|p| check_length(language, p.ids.len(), "prompt"))?;
-            Ok(made)
-        }
-    }
-}
-
 impl CompletionRequest {
     fn settings(&mut self) -> Result<Settings, ApiError> {
         if self.suffix.as_ref().is_some_and(|s| !s.is_empty()) {
@@ -228,7 +181,8 @@ async fn completions(State(state): State<AppState>, ApiJson(mut request): ApiJso
     }
     let name = model_name(&state, request.model, request.adapter_id).await?;
     let language = language(&state, &name).await?;
-    let prompts = prompts(&language, request.prompt).await?;
+    let least = usize::from(settings.max_tokens != Some(0));
+    let prompts = request.prompt.read(&language, least).await?;
     let most = state.config.budgets.generation_requests;
     if prompts.len().saturating_mul(settings.n) > most {
         let message = format!(
@@ -246,8 +200,8 @@ async fn completions(State(state): State<AppState>, ApiJson(mut request): ApiJso
     let head = Head { id: format!("cmpl-{}", uuid::Uuid::now_v7().simple()), created: now(), model: name };
     if stream {
         let usage = request.stream_options.and_then(|o| o.include_usage).unwrap_or(false);
-        let echoed = if echo { prompts.iter().map(|p| p.text.clone()).collect() } else { Vec::new() };
         let prompt_tokens = prompts.iter().map(|p| p.ids.len()).sum();
+        let echoed = if echo { prompts } else { Vec::new() };
         let told = Told { logprobs: logprobs.is_some(), usage, echoed, each: settings.n, prompt_tokens };
         return Ok(respond(state, head, language, events, told));
     }
@@ -260,14 +214,42 @@ async fn completions(State(state): State<AppState>, ApiJson(mut request): ApiJso
             usage.prompt_tokens_details.cached_tokens += answer.usage.cached_tokens;
         }
         usage.completion_tokens += answer.usage.completion_tokens;
-        let mut lists = CompletionLogprobs::default();
-        answer.prompt.iter().chain(&answer.tokens).for_each(|t| lists.push(t, language.model.tokenizer()));
-        let text = if echo { prompts[index / settings.n].text.clone() + &answer.text } else { answer.text };
+        let prompt = Some(&prompts[index / settings.n]).filter(|_| echo);
+        let mut lists = Lists::after(prompt, &language);
+        let told = prompt.map(|p| lists.of_prompt(p, &answer.prompt)).unwrap_or_default();
+        let lists = answer.tokens.iter().fold(told, |told, token| lists.with(told, token));
+        let text = prompt.map(|p| p.text.clone()).unwrap_or_default() + &answer.text;
         let finish_reason = Some(reason(answer.finish, false));
         choices.push(CompletionChoice { index, text, logprobs: logprobs.is_some().then_some(lists), finish_reason });
     }
     usage.total_tokens = usage.prompt_tokens + usage.completion_tokens;
     Ok(Json(head.object(choices, Some(Some(usage)))).into_response())
+}
+
+/// The log-probabilities of one answer, piece by piece.
+struct Lists<'a> {
+    language: &'a Language,
+    places: Places,
+}
+
+impl<'a> Lists<'a> {
+    /// Of an answer after this prompt, where the text begins with one.
+    fn after(prompt: Option<&Prompt>, language: &'a Language) -> Self {
+        Self { language, places: Places::after(prompt.map_or(0, |p| p.text.chars().count())) }
+    }
+
+    fn of_prompt(&self, prompt: &Prompt, tokens: &[TokenInfo]) -> CompletionLogprobs {
+        let mut lists = CompletionLogprobs::default();
+        tokens.iter().zip(&prompt.places).for_each(|(t, place)| lists.push(t, self.language.model.tokenizer(), *place));
+        lists
+    }
+
+    /// With the answer's next token.
+    fn with(&mut self, mut lists: CompletionLogprobs, token: &TokenInfo) -> CompletionLogprobs {
+        let tokenizer = self.language.model.tokenizer();
+        lists.push(token, tokenizer, self.places.next(tokenizer.bytes_of(token.id, false)));
+        lists
+    }
 }
 
 /// What every piece of an answer repeats.
@@ -289,7 +271,7 @@ struct Told {
     logprobs: bool,
     usage: bool,
     /// The prompts, where they stand before their answers.
-    echoed: Vec<String>,
+    echoed: Vec<Prompt>,
     /// Answers to each prompt.
     each: usize,
     prompt_tokens: usize,
@@ -304,6 +286,7 @@ fn respond(state: AppState, head: Head, language: std::sync::Arc<Language>, even
     }
     let stream = async_stream::stream! {
         let mut usages: Vec<Usage> = Vec::new();
+        let mut lists: Vec<Lists> = (0..left).map(|index| Lists::after(echoed.get(index / each), &language)).collect();
         let none = || with_usage.then_some(None);
         while left > 0 {
             let next = tokio::select! {
@@ -316,19 +299,16 @@ fn respond(state: AppState, head: Head, language: std::sync::Arc<Language>, even
                     return;
                 }
                 Some((index, Event::Prompt(tokens))) => {
-                    if let Some(text) = echoed.get(index / each) {
-                        let mut lists = CompletionLogprobs::default();
-                        tokens.iter().for_each(|t| lists.push(t, language.model.tokenizer()));
-                        let logprobs = logprobs.then_some(lists);
-                        let choice = CompletionChoice { index, text: text.clone(), logprobs, finish_reason: None };
+                    if let Some(prompt) = echoed.get(index / each) {
+                        let logprobs = logprobs.then(|| lists[index].of_prompt(prompt, &tokens));
+                        let choice = CompletionChoice { index, text: prompt.text.clone(), logprobs, finish_reason: None };
                         yield data(&head.object(vec![choice], none()));
                     }
                 }
                 Some((index, Event::Token { text, info })) => {
-                    let mut lists = CompletionLogprobs::default();
-                    info.iter().for_each(|t| lists.push(t, language.model.tokenizer()));
                     if !text.is_empty() || logprobs {
-                        let choice = CompletionChoice { index, text, logprobs: logprobs.then_some(lists), finish_reason: None };
+                        let logprobs = info.map(|token| lists[index].with(CompletionLogprobs::default(), &token));
+                        let choice = CompletionChoice { index, text, logprobs, finish_reason: None };
                         yield data(&head.object(vec![choice], none()));
                     }
                 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tunesmith_ml::infer::{PromptLogprobs, Request, Sampling};
 
-use super::run::{check_length, collect, off_thread};
+use super::run::{check_room, collect, last_words, off_thread};
 use crate::api::error::ApiError;
 use crate::api::state::AppState;
 use crate::serve::{Ask, Language};
@@ -36,17 +36,23 @@ pub struct Likelihoods {
     pub ending_tokens: usize,
 }
 
-/// The endings' likelihoods. The prompt is computed once: its pages are shared by all endings.
+/// Refuses a call at its beginning if the queue is full. Once let in, its endings wait for their turns, or a call with more of them
+/// than the queue has room for would never be answered.
+pub fn let_in(language: &Language) -> Result<(), ApiError> {
+    language.generator.check_room().map_err(|full| ApiError::queue_full(full.to_string(), 1))
+}
+
+/// The endings' likelihoods, of a call that was [`let_in`]. The prompt is computed once: its pages are shared by all endings.
 ///
 /// # Errors
-/// If the prompt is too long, naming `field`, or the queue is full.
+/// If the prompt is too long, naming `field`, or the server ends.
 pub async fn likelihoods(state: &AppState, language: &Arc<Language>, endings: Endings, field: &str) -> Result<Likelihoods, ApiError> {
     let model = language.clone();
     let (rows, from) = off_thread(move || tokens_of(&model, &endings)).await?;
-    rows.iter().try_for_each(|row| check_length(language, row.len() + 1, field))?;
+    rows.iter().try_for_each(|row| check_room(language, row.len(), 0, field))?;
     let before = ask(state, language, std::slice::from_ref(&rows[0][..from].to_vec()), None).await?;
     let mut found = Likelihoods { prompt_tokens: from, cached_tokens: before[0].cached, ..Likelihoods::default() };
-    for chunk in rows.chunks(SIDE_BY_SIDE) {
+    for chunk in rows.chunks(SIDE_BY_SIDE.min(language.generator.most_at_once())) {
         for answer in ask(state, language, chunk, Some(from)).await? {
             found.logs.push(answer.log);
             found.ending_tokens += answer.tokens;
@@ -91,7 +97,10 @@ async fn ask(state: &AppState, language: &Language, rows: &[Vec<u32>], from: Opt
             sink,
         })
     });
-    let waiting = language.generator.submit(asks.collect()).map_err(|full| ApiError::queue_full(full.to_string(), 1))?;
+    let waiting = tokio::select! {
+        waiting = language.generator.submit_in_turn(asks.collect()) => waiting,
+        () = last_words(state) => return Err(ApiError::shutting_down()),
+    };
     let mut scored = Vec::with_capacity(waiting.len());
     for events in waiting {
         let answer = collect(events, state).await?;

@@ -27,20 +27,24 @@ pub struct Wanted {
 
 /// Refuses a prompt that leaves no room for an answer.
 pub fn check_length(language: &Language, tokens: usize, field: &str) -> Result<(), ApiError> {
+    check_room(language, tokens, 1, field)
+}
+
+/// Refuses a prompt that leaves no room for an answer of `least` tokens; 0 where it is only read.
+pub fn check_room(language: &Language, tokens: usize, least: usize, field: &str) -> Result<(), ApiError> {
     let (most, context) = (language.generator.max_length(), language.model.max_length());
-    match tokens {
-        0 => Err(ApiError::field(field, format!("`{field}` has no token; write something."))),
-        n if n >= most => {
-            let message = match n >= context {
-                true => format!("`{field}` has {n} tokens, but the model's context is {context} tokens; shorten it."),
-                false => format!(
-                    "`{field}` has {n} tokens, but the server's cache has room for {most} tokens; shorten it, or raise `budgets.kv_cache_bytes`."
-                ),
-            };
-            Err(ApiError::new(axum::http::StatusCode::BAD_REQUEST, "context_length_exceeded", message).with_param(field))
-        }
-        _ => Ok(()),
-    }
+    let limit = match most >= context {
+        true => format!("the model's context is {context} tokens"),
+        false => format!("the server's cache has room for {most} tokens"),
+    };
+    let remedy = if most >= context { "shorten it" } else { "shorten it, or raise `budgets.kv_cache_bytes`" };
+    let message = match tokens {
+        0 => return Err(ApiError::field(field, format!("`{field}` has no token; write something."))),
+        n if n > most => format!("`{field}` has {n} tokens, but {limit}; {remedy}."),
+        n if n + least > most => format!("`{field}` has {n} tokens, and {limit}: an answer needs room for at least one more; {remedy}."),
+        _ => return Ok(()),
+    };
+    Err(ApiError::new(axum::http::StatusCode::BAD_REQUEST, "context_length_exceeded", message).with_param(field))
 }
 
 /// Queues `settings.n` answers to a prompt.

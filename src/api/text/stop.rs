@@ -1,5 +1,9 @@
 //! The field `stop`: one text or a few.
 
+use std::fmt;
+
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use utoipa::ToSchema;
 
@@ -17,18 +21,30 @@ pub struct Stop(pub Vec<String>);
 
 impl<'de> Deserialize<'de> for Stop {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged, expecting = "a text or a list of texts")]
-        enum Shape {
-            One(String),
-            Many(Vec<String>),
-            None(()),
+        struct Shapes;
+
+        impl<'de> Visitor<'de> for Shapes {
+            type Value = Stop;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text or a list of texts")
+            }
+
+            fn visit_unit<E: de::Error>(self) -> Result<Stop, E> {
+                Ok(Stop(Vec::new()))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Stop, E> {
+                Ok(Stop(vec![text.to_owned()]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Stop, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(seq)).map(Stop)
+            }
         }
-        Ok(Self(match Shape::deserialize(deserializer)? {
-            Shape::One(text) => vec![text],
-            Shape::Many(texts) => texts,
-            Shape::None(()) => Vec::new(),
-        }))
+
+        // Not an untagged enum, which forgets which item is wrong.
+        deserializer.deserialize_any(Shapes)
     }
 }
 

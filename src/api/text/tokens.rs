@@ -60,10 +60,9 @@ pub struct CompletionLogprobs {
 }
 
 impl CompletionLogprobs {
-    /// Adds a token.
-    pub fn push(&mut self, info: &TokenInfo, tokenizer: &LanguageTokenizer) {
+    /// Adds a token, with the number of characters of the text before it.
+    pub fn push(&mut self, info: &TokenInfo, tokenizer: &LanguageTokenizer, offset: usize) {
         let text = |id: u32| String::from_utf8_lossy(tokenizer.bytes_of(id, true)).into_owned();
-        let offset = self.text_offset.last().zip(self.tokens.last()).map_or(0, |(at, last)| at + last.chars().count());
         self.text_offset.push(offset);
         self.tokens.push(text(info.id));
         self.token_logprobs.push(info.logprob);
@@ -72,5 +71,86 @@ impl CompletionLogprobs {
             top.entry(text(info.id)).or_insert_with(|| own.into());
             top
         }));
+    }
+}
+
+/// Where tokens stand in a text that grows by their bytes, in characters. All parts of a character stand where it begins.
+#[derive(Debug, Clone, Default)]
+pub struct Places {
+    /// Characters that are whole.
+    chars: usize,
+    /// Bytes of a character that is not whole yet.
+    rest: Vec<u8>,
+}
+
+impl Places {
+    /// After so many characters.
+    pub fn after(chars: usize) -> Self {
+        Self { chars, rest: Vec::new() }
+    }
+
+    /// The place of a token with these bytes, of which a special one that the text leaves out has none.
+    pub fn next(&mut self, bytes: &[u8]) -> usize {
+        let begin = self.rest.len();
+        self.rest.extend_from_slice(bytes);
+        let (mut end, mut place) = (0, self.chars);
+        while let Some(length) = first_char(&self.rest[end..]) {
+            end += length;
+            self.chars += 1;
+            place += usize::from(end <= begin);
+        }
+        self.rest.drain(..end);
+        place
+    }
+}
+
+/// Bytes of the first character, or of what is replaced by one; none where its end has not come.
+fn first_char(bytes: &[u8]) -> Option<usize> {
+    let chunk = bytes.utf8_chunks().next()?;
+    match chunk.valid().chars().next() {
+        Some(c) => Some(c.len_utf8()),
+        None => std::str::from_utf8(&bytes[..bytes.len().min(4)]).err()?.error_len(),
+    }
+}
+
+/// Where the tokens of a text stand in it, in characters, by the bytes of the text that each stands for. What the tokenizer added
+/// stands for none, and some tokenizers leave a token's first space out.
+pub fn places_in(text: &str, spans: impl IntoIterator<Item = std::ops::Range<usize>>) -> Vec<usize> {
+    let (mut end, mut at, mut chars) = (0, 0, 0);
+    let place = |span: std::ops::Range<usize>| {
+        let begin = text.floor_char_boundary(if span.is_empty() { end } else { span.start.min(end) }).max(at);
+        end = end.max(span.end);
+        chars += text[at..begin].chars().count();
+        at = begin;
+        chars
+    };
+    spans.into_iter().map(place).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_a_character_stand_where_it_begins() {
+        let mut places = Places::after(2);
+        let llama = "🦙".as_bytes();
+        let tokens: [&[u8]; 7] = [b"ab", &llama[..1], &llama[1..3], &llama[3..], b"", b"c", b"d"];
+        assert_eq!(tokens.map(|t| places.next(t)), [2, 4, 4, 4, 5, 5, 6]);
+    }
+
+    #[test]
+    fn broken_bytes_count_as_the_character_that_replaces_them() {
+        let mut places = Places::default();
+        let tokens: [&[u8]; 5] = [b"\xf0\x9f", b"c", b"\xff", b"d\xe6", "é".as_bytes()];
+        assert_eq!(tokens.map(|t| places.next(t)), [0, 1, 2, 3, 5], "{}", String::from_utf8_lossy(&tokens.concat()));
+    }
+
+    #[test]
+    fn tokens_of_a_text_stand_after_what_is_before_them() {
+        let text = "日 é x";
+        // A first token, three bytes of one character, a space and its word in one token that is told without the space, an end.
+        let spans = [0..0, 0..3, 0..3, 0..3, 4..6, 7..8, 0..0];
+        assert_eq!(places_in(text, spans), [0, 0, 0, 0, 1, 3, 5]);
     }
 }

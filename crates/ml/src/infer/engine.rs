@@ -69,9 +69,10 @@ impl Engine {
     /// Takes a request in; its answer goes to its sink.
     pub fn submit(&mut self, request: Request) {
         let room = self.pool.total() * PAGE;
+        let answer = usize::from(request.max_tokens > 0);
         let sequence = Sequence::new(request, self.max_length());
         let tokens = sequence.tokens.len();
-        if tokens + 1 > room {
+        if tokens + answer > room {
             return sequence
                 .fail(&format!("the prompt has {tokens} tokens, and the cache has room for {room}; raise budgets.kv_cache_bytes"));
         }

@@ -176,10 +176,13 @@ pub fn log_probabilities(logits: &[f32], token: u32, top: usize) -> (f32, Vec<(u
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|l| f64::from(l - max).exp()).sum();
     let log = |id: u32| (f64::from(logits[id as usize] - max) - sum.ln()) as f32;
+    if top == 0 {
+        return (log(token), Vec::new());
+    }
     let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
     let order = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
     let top = top.min(ids.len());
-    if top > 0 && top < ids.len() {
+    if top < ids.len() {
         ids.select_nth_unstable_by(top - 1, order);
     }
     ids.truncate(top);

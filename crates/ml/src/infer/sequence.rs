@@ -207,9 +207,12 @@ impl Sequence {
 
     /// Of the positions `start..end`, those whose logits are needed.
     pub fn rows_with_logits(&self, start: usize, end: usize) -> Range<usize> {
+        // The last row says what comes next, which nobody asks where nothing is generated.
+        let generates = self.request.max_tokens > 0;
+        let last = if generates { end } else { end.min(self.prompt - 1) };
         match self.first_told() {
-            Some(first) if end >= first => start.max(first - 1)..end,
-            _ if end == self.tokens.len() => end - 1..end,
+            Some(first) if end >= first => start.max(first - 1).min(last)..last,
+            None if end == self.tokens.len() && generates => end - 1..end,
             _ => end..end,
         }
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+pub use tunesmith_gguf::short;
 use tunesmith_ops::mmap::{Mmap, map_file, release_pages};
 
 use crate::error::{MlError, Result};
@@ -34,13 +35,6 @@ fn open(path: &Path) -> Result<File> {
         std::io::ErrorKind::NotFound => MlError::Format(format!("{} is missing", short(path))),
         _ => MlError::io(path, e),
     })
-}
-
-/// A path for messages, which tell users nothing of the folders above a model's.
-pub fn short(path: &Path) -> String {
-    let mut parts: Vec<_> = path.iter().rev().take(2).map(|part| part.to_string_lossy()).collect();
-    parts.reverse();
-    parts.join("/")
 }
 
 /// The tensors of a model folder or of one file.
