@@ -69,7 +69,7 @@ fn a_target_that_is_not_there_is_answered_with_those_that_are() {
             Some(MlError::Setting { param, message }) => {
                 assert_eq!(param, "tuning.target_modules");
                 assert!(message.contains(named), "{message}");
-                assert!(named == "regular expression" || message.contains("attention.self.query"), "{message}");
+                assert!(named == "regular expression" || message.contains("query, key, value"), "{message}");
             }
             other => panic!("{other:?}"),
         }
