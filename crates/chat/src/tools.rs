@@ -158,6 +158,25 @@ mod tests {
     }
 
     #[test]
+    fn what_a_schema_refers_to_in_itself_is_found_where_the_call_has_it() {
+        let schema = json!({"$defs": {"unit": {"enum": ["c", "f"]}}, "type": "object", "properties": {"unit": {"$ref": "#/$defs/unit"}}});
+        let f = json!({"type": "function", "function": {"name": "f", "parameters": schema}});
+        let g = json!({"type": "function", "function": {"name": "g"}});
+        for format in [ToolFormat::Hermes, ToolFormat::Mistral, ToolFormat::Llama] {
+            for functions in [vec![f.clone()], vec![g.clone(), f.clone()]] {
+                let form = format.call_form(&functions, true, false);
+                let text = form.schema.to_string();
+                let reference = text.split("\"$ref\":\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap_or_default();
+                let pointer = reference.strip_prefix('#').unwrap_or_default();
+                assert_eq!(form.schema.pointer(pointer), Some(&json!({"enum": ["c", "f"]})), "{format:?}: {text}");
+            }
+            // Without a schema that is to be kept, the arguments are some object.
+            let loose = format.call_form(std::slice::from_ref(&f), false, false).schema.to_string();
+            assert!(!loose.contains("enum"), "{loose}");
+        }
+    }
+
+    #[test]
     fn a_wrong_definition_is_named() {
         let path = |tools: Value| check_tools(tools.as_array().map_or(&[], Vec::as_slice)).map_err(|e| e.path);
         assert_eq!(path(json!([{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}])), Ok(()));
