@@ -93,7 +93,7 @@ async fn what_cannot_be_done_is_refused_by_name() {
         (json!({"include": ["file_search_call.results"]}), "include"),
         (json!({"background": true, "store": false}), "store"),
         (json!({"truncation": "always"}), "truncation"),
-        (json!({"metadata": {"a": 1}}), "metadata"),
+        (json!({"metadata": {"a": 1}}), "metadata.a"),
         (json!({"max_output_tokens": 0}), "max_output_tokens"),
         (json!({"colour": 1}), "colour"),
     ] {

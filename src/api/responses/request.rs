@@ -291,9 +291,19 @@ impl ResponseRequest {
 
 fn check_metadata(metadata: Option<&Map<String, Value>>) -> Result<(), ApiError> {
     let Some(metadata) = metadata else { return Ok(()) };
-    let good = |(key, value): (&String, &Value)| key.chars().count() <= 64 && value.as_str().is_some_and(|v| v.chars().count() <= 512);
-    match metadata.len() <= 16 && metadata.iter().all(good) {
-        true => Ok(()),
-        false => Err(ApiError::field("metadata", "`metadata` takes at most 16 texts of 512 characters, under names of 64.")),
+    if metadata.len() > 16 {
+        return Err(ApiError::field("metadata", format!("`metadata` has {} texts; it takes at most 16.", metadata.len())));
     }
+    for (key, value) in metadata {
+        let told = shorten(key);
+        let path = format!("metadata.{told}");
+        if key.chars().count() > 64 {
+            return Err(ApiError::field(path, format!("`metadata` has the name `{told}`, which is longer than 64 characters.")));
+        }
+        if value.as_str().is_none_or(|v| v.chars().count() > 512) {
+            let message = format!("`{path}` is {}; it must be a text of at most 512 characters.", shorten(&value.to_string()));
+            return Err(ApiError::field(path, message));
+        }
+    }
+    Ok(())
 }
