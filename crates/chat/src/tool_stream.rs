@@ -36,7 +36,11 @@ pub fn parse_tool_calls(format: ToolFormat, answer: &str) -> (String, Vec<ToolCa
         match piece {
             StreamPiece::Text(t) => text.push_str(&t),
             StreamPiece::Call { id, name } => calls.push(ToolCall { id, name, arguments: String::new() }),
-            StreamPiece::Arguments(part) => calls.iter_mut().next_back().into_iter().for_each(|call| call.arguments.push_str(&part)),
+            StreamPiece::Arguments(part) => {
+                if let Some(call) = calls.last_mut() {
+                    call.arguments.push_str(&part);
+                }
+            }
         }
     }
     (text, calls)
@@ -395,7 +399,11 @@ mod tests {
                 match piece {
                     StreamPiece::Text(t) => text.push_str(&t),
                     StreamPiece::Call { name, .. } => calls.push((name, String::new())),
-                    StreamPiece::Arguments(part) => calls.iter_mut().next_back().into_iter().for_each(|c| c.1.push_str(&part)),
+                    StreamPiece::Arguments(part) => {
+                        if let Some(call) = calls.last_mut() {
+                            call.1.push_str(&part);
+                        }
+                    }
                 }
             }
             all.push((text, calls));

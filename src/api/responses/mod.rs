@@ -110,7 +110,7 @@ async fn create(State(state): State<AppState>, ApiJson(request): ApiJson<Respons
     };
     let wanted = Wanted { logprobs, show_special: prepared.tools.is_some(), ..Wanted::default() };
     settings.format = prepared.answer_format(settings.format, tools.as_ref());
-    let events = submit(&prepared.language, &prepared.prompt, &settings, wanted).await?.remove(0);
+    let events = submit(&prepared.language, &[&prepared.prompt], &settings, wanted).await?.remove(0);
     let run = Run::new(state, name, &request, input, prepared, events, logprobs.is_some());
     match (request.stream.unwrap_or(false), request.background.unwrap_or(false)) {
         (true, false) => Ok(run.stream()),

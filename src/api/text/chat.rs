@@ -318,7 +318,7 @@ async fn chat(State(state): State<AppState>, ApiJson(mut request): ApiJson<ChatR
     let prepared = prepare(&state, &name, std::mem::take(&mut request.messages), tools.as_ref(), extra, "messages").await?;
     settings.format = prepared.answer_format(settings.format, tools.as_ref());
     let wanted = Wanted { logprobs, show_special: prepared.tools.is_some(), ..Wanted::default() };
-    let events = submit(&prepared.language, &prepared.prompt, &settings, wanted).await?;
+    let events = submit(&prepared.language, &[&prepared.prompt], &settings, wanted).await?;
     let id = format!("chatcmpl-{}", uuid::Uuid::now_v7().simple());
     if stream {
         let usage = request.stream_options.and_then(|o| o.include_usage).unwrap_or(false);

@@ -193,10 +193,8 @@ async fn completions(State(state): State<AppState>, ApiJson(mut request): ApiJso
         return Err(ApiError::field("n", message));
     }
     let wanted = Wanted { logprobs, prompt_logprobs: logprobs.filter(|_| echo), show_special: false };
-    let mut events = Vec::new();
-    for prompt in &prompts {
-        events.extend(submit(&language, &prompt.ids, &settings, wanted).await?);
-    }
+    let ids: Vec<&[u32]> = prompts.iter().map(|p| &p.ids[..]).collect();
+    let events = submit(&language, &ids, &settings, wanted).await?;
     let head = Head { id: format!("cmpl-{}", uuid::Uuid::now_v7().simple()), created: now(), model: name };
     if stream {
         let usage = request.stream_options.and_then(|o| o.include_usage).unwrap_or(false);

@@ -47,8 +47,8 @@ pub fn check_room(language: &Language, tokens: usize, least: usize, field: &str)
     Err(ApiError::new(axum::http::StatusCode::BAD_REQUEST, "context_length_exceeded", message).with_param(field))
 }
 
-/// Queues `settings.n` answers to a prompt.
-pub async fn submit(language: &Arc<Language>, prompt: &[u32], settings: &Settings, wanted: Wanted) -> Result<Vec<Events>, ApiError> {
+/// Queues `settings.n` answers to each prompt, prompt by prompt. What they keep to is compiled once.
+pub async fn submit(language: &Arc<Language>, prompts: &[&[u32]], settings: &Settings, wanted: Wanted) -> Result<Vec<Events>, ApiError> {
     let words = language.model.config().vocab_size;
     if let Some((id, _)) = settings.sampling.logit_bias.iter().find(|(id, _)| *id as usize >= words) {
         let message =
@@ -56,30 +56,35 @@ pub async fn submit(language: &Arc<Language>, prompt: &[u32], settings: &Setting
         return Err(ApiError::field("logit_bias", message));
     }
     let constraint = constraint(language, settings.format.clone()).await?;
-    let mut asks: Vec<Ask> = Vec::with_capacity(settings.n);
-    for i in 0..settings.n {
-        let mut sampling = settings.sampling.clone();
-        // Answers beside each other are drawn apart, and the first one as if it were alone.
-        sampling.seed = sampling.seed.wrapping_add((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let constraint = constraint.clone();
-        let (prompt, adapter) = (prompt.to_vec(), language.adapter.clone());
-        let (stop, stop_tokens) = (settings.stop.clone(), language.model.end_tokens().clone());
-        let max_tokens = settings.max_tokens.unwrap_or(usize::MAX);
-        asks.push(Box::new(move |sink| Request {
-            prompt,
-            adapter,
-            sampling,
-            max_tokens,
-            stop,
-            stop_tokens,
-            logprobs: wanted.logprobs,
-            prompt_logprobs: wanted.prompt_logprobs.map(|top| PromptLogprobs { top, from: 0 }),
-            show_special: wanted.show_special,
-            constraint,
-            sink,
-        }));
+    let mut events = Vec::with_capacity(prompts.len() * settings.n);
+    for prompt in prompts {
+        let asks = (0..settings.n).map(|i| ask(language, prompt, settings, wanted, constraint.clone(), i)).collect();
+        events.extend(language.generator.submit(asks).map_err(|full| ApiError::queue_full(full.to_string(), 1))?);
     }
-    language.generator.submit(asks).map_err(|full| ApiError::queue_full(full.to_string(), 1))
+    Ok(events)
+}
+
+/// The request for answer `i` to a prompt.
+fn ask(language: &Language, prompt: &[u32], settings: &Settings, wanted: Wanted, constraint: Option<Constraint>, i: usize) -> Ask {
+    let mut sampling = settings.sampling.clone();
+    // Answers beside each other are drawn apart, and the first one as if it were alone.
+    sampling.seed = sampling.seed.wrapping_add((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let (prompt, adapter) = (prompt.to_vec(), language.adapter.clone());
+    let (stop, stop_tokens) = (settings.stop.clone(), language.model.end_tokens().clone());
+    let max_tokens = settings.max_tokens.unwrap_or(usize::MAX);
+    Box::new(move |sink| Request {
+        prompt,
+        adapter,
+        sampling,
+        max_tokens,
+        stop,
+        stop_tokens,
+        logprobs: wanted.logprobs,
+        prompt_logprobs: wanted.prompt_logprobs.map(|top| PromptLogprobs { top, from: 0 }),
+        show_special: wanted.show_special,
+        constraint,
+        sink,
+    })
 }
 
 /// Compiles what answers keep to, off the async threads: a large schema takes its time.

@@ -102,14 +102,13 @@ pub fn checked_tools(
 
 /// What an answer keeps to that calls these tools, or must: whole calls of functions that exist, beside what `format` asks for.
 pub fn with_calls(format: ToolFormat, tools: &CheckedTools, text: Option<AnswerFormat>) -> AnswerFormat {
-    let several = tools.several;
-    let CallForm { open, schema, close } = format.call_form(&tools.tools, tools.must, several);
+    let CallForm { open, schema, close } = format.call_form(&tools.tools, tools.must, tools.several);
     let beside = match text {
         _ if tools.must => Beside::Nothing,
         Some(text) => Beside::Format(Box::new(text.grammar)),
         None => Beside::Text,
     };
-    AnswerFormat { grammar: Grammar::Calls(CallGrammar { open, schema, close, beside, several }), field: "tools" }
+    AnswerFormat { grammar: Grammar::Calls(CallGrammar { open, schema, close, beside, several: tools.several }), field: "tools" }
 }
 
 /// An id for a call: nine letters and digits, the only form that every template takes back.

@@ -89,15 +89,18 @@ impl Linear {
             Held::Plain(_) | Held::Unprepared => {}
         }
         let packed = Packed::new(&F32View::new(&self.weight.value)?, self.out_features, self.in_features, Layout::RowMajor, precision);
-        self.held = Held::Packed(Arc::new(packed));
-        self.weight.value = Tensor::zeros(0, self.weight.value.dtype(), self.weight.value.device())?;
-        Ok(())
+        self.hold(packed)
     }
 
     /// Packs the weight for serving in half its memory, where its file has it in bf16, and releases the plain copy: the answers have
     /// the bits that f32 would give them.
     pub fn pack_halves(&mut self) -> Result<()> {
         let packed = Packed::halves(&F32View::new(&self.weight.value)?, self.out_features, self.in_features, Layout::RowMajor);
+        self.hold(packed)
+    }
+
+    /// Takes the packed weight in place of the plain one.
+    fn hold(&mut self, packed: Packed) -> Result<()> {
         self.held = Held::Packed(Arc::new(packed));
         self.weight.value = Tensor::zeros(0, self.weight.value.dtype(), self.weight.value.device())?;
         Ok(())

@@ -136,16 +136,16 @@ impl Reader<'_> {
         } else {
             self.inner(&name, &[out, input])?
         };
+        self.dense(id, &full, weight, bias)
+    }
+
+    /// A linear layer of a weight that was read as f32; it stays in bf16 where the file has it so under `name` and forms are kept.
+    fn dense(&self, id: usize, name: &str, weight: Param, bias: Option<Param>) -> Result<Linear> {
         let mut linear = Linear::new(id, weight, bias)?;
-        if self.is_half(&full)? {
+        if self.keep_form && self.weights.is_bf16(&find(self.weights, self.config.family, name)?) {
             linear.pack_halves()?;
         }
         Ok(linear)
-    }
-
-    /// Whether a matrix is kept in bf16.
-    fn is_half(&self, name: &str) -> Result<bool> {
-        Ok(self.keep_form && self.weights.is_bf16(&find(self.weights, self.config.family, name)?))
     }
 
     fn norm(&self, module: &str) -> Result<Norm> {
@@ -184,10 +184,7 @@ impl Reader<'_> {
             Some(blocks) => (Embedding::quantised(&name, blocks.clone())?, Linear::quantised(id, OUTPUT, blocks, None)?),
             None => {
                 let table = self.param(&name, &shape)?;
-                let mut output = Linear::new(id, Param { name: OUTPUT.into(), ..table.clone() }, None)?;
-                if self.is_half(&name)? {
-                    output.pack_halves()?;
-                }
+                let output = self.dense(id, &name, Param { name: OUTPUT.into(), ..table.clone() }, None)?;
                 match output.packed().cloned() {
                     Some(halves) => (Embedding::halves(&name, halves)?, output),
                     None => (Embedding::new(table), output),
@@ -199,13 +196,7 @@ impl Reader<'_> {
         }
         let output = match self.blocks(OUTPUT, c.vocab_size, c.hidden)? {
             Some(blocks) => Linear::quantised(id, OUTPUT, blocks, None)?,
-            None => {
-                let mut output = Linear::new(id, self.param(OUTPUT, &shape)?, None)?;
-                if self.is_half(OUTPUT)? {
-                    output.pack_halves()?;
-                }
-                output
-            }
+            None => self.dense(id, OUTPUT, self.param(OUTPUT, &shape)?, None)?,
         };
         Ok((embedding, output))
     }
