@@ -33,13 +33,11 @@ demo:
 quality *flags: build
     PYTHON={{ python }} benches/quality.sh {{ flags }}
 
-# training speed and peak memory, ours and PyTorch's in one run; flags go to both
+# training, generation, embedding and products, ours and the peers' in turn, into benches/results (hours); flags: benches/bench.py --help
 bench *flags: build
-    PYTHON={{ python }} benches/train.sh {{ flags }}
-
-# generation and training of a language model, ours beside llama.cpp and PyTorch in turn; flags: benches/decoder.sh
-bench-language *flags: build
-    PYTHON={{ python }} benches/decoder.sh {{ flags }}
+    cargo build --release -p tunesmith-ml --examples
+    cargo build --release -p tunesmith-ops --example gemm_rate
+    {{ python }} benches/bench.py {{ flags }}
 
 # writes tests/fixtures anew; PYTHON needs tests/fixtures/requirements.txt
 fixtures:
@@ -52,6 +50,10 @@ check-cuda:
 # type-checks for 64-bit ARM Linux; C parts need aarch64-linux-gnu-gcc
 check-aarch64:
     ./.ci/check-aarch64
+
+# the kernels' tests under valgrind (about 10 minutes)
+check-memory:
+    ./.ci/check-memory
 
 # licences, bans and sources of all dependencies; needs cargo-deny
 deny:

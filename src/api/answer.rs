@@ -1,17 +1,19 @@
-//! From texts and a model's name to one row of scores for each text.
+//! From texts and a model's name to one row of scores, or one vector, for each text.
 //!
-//! `/v1/classify` and the routes in TEI's form share it: load the model, tokenise off the async threads, queue the rows,
-//! wait. A row's scores depend on nothing but the row.
+//! `/v1/classify`, `/v1/embeddings` and the routes in TEI's form share it: load the model, tokenise off the async threads, queue
+//! the rows, wait. A row's answer depends on nothing but the row.
 
 use std::sync::Arc;
 
 use tunesmith_ml::error::MlError;
-use tunesmith_ml::infer::{ServedClassifier, sigmoid, softmax};
+use tunesmith_ml::infer::{ServedClassifier, ServedEncoder, finish_vector, sigmoid, softmax};
 use tunesmith_ml::spec::ProblemType;
-use tunesmith_ml::text::Encoded;
+use tunesmith_ml::text::{Encoded, TextTokenizer};
 
-use super::error::ApiError;
+use super::error::{ApiError, shorten};
+use super::passages::Passage;
 use super::state::AppState;
+use crate::serve::{Batcher, Question};
 
 /// A text, or two that belong together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,27 +57,125 @@ pub struct Reading {
 
 /// Answers all texts with the model of that name.
 pub async fn score(state: &AppState, name: &str, texts: Vec<Text>, reading: Reading) -> Result<Scored, ApiError> {
-    check_count(state, &texts, reading.field)?;
+    check_count(state, texts.len(), reading.field)?;
     let model = state.registry.get(name).await?;
     let (classifier, batcher) = model.classifier()?;
-    let rows = encode(classifier.clone(), texts, &reading).await?;
-    let tokens = rows.iter().map(|row| row.ids.len()).sum();
-    let truncated = rows.iter().filter(|row| row.truncated > 0).count();
-    let waiting = batcher.submit(classifier, rows).map_err(|full| ApiError::queue_full(full.to_string(), 1))?;
-    let mut scored = Vec::with_capacity(waiting.len());
+    let (field, truncate) = (reading.field, reading.truncate);
+    let read = move |tokenizer: &TextTokenizer, text: &Text, i: usize| {
+        tokenizer.encode(&text.text, text.pair.as_deref()).map_err(|e| unreadable(&e, field, i))
+    };
+    let rows = encode(classifier.encoder.clone(), texts, truncate, field, read).await?;
+    let (tokens, truncated) = (tokens_of(&rows), truncated_of(&rows));
+    let logits = ask(batcher, &Question::Logits(classifier.clone()), rows).await?;
+    let rows = logits.iter().map(|row| scale(classifier, row, reading.scale)).collect();
+    Ok(Scored { classifier: classifier.clone(), rows, tokens, truncated })
+}
+
+/// How vectors are wanted.
+pub struct Wanted {
+    /// Cut what is too long; otherwise it is an error.
+    pub truncate: bool,
+    /// The field of the request with the texts, for errors.
+    pub field: &'static str,
+    /// A prompt of the model's, put before each text [default: the model's own, if it has one].
+    pub prompt_name: Option<String>,
+    /// Whether vectors are brought to length 1 [default: as the model's files say].
+    pub normalize: Option<bool>,
+    /// How many numbers of each vector, from its beginning [default: all].
+    pub dimensions: Option<usize>,
+}
+
+/// What an encoder made of the texts.
+pub struct Vectors {
+    /// One for each text.
+    pub rows: Vec<Vec<f32>>,
+    /// Tokens that were read.
+    pub tokens: usize,
+    /// Texts that were cut.
+    pub truncated: usize,
+}
+
+/// The vectors of all texts by the model of that name.
+pub async fn vectors(state: &AppState, name: &str, texts: Vec<Passage>, wanted: Wanted) -> Result<Vectors, ApiError> {
+    let field = wanted.field;
+    check_count(state, texts.len(), field)?;
+    let empty = |text: &Passage| matches!(text, Passage::Text(t) if t.is_empty()) || matches!(text, Passage::Tokens(t) if t.is_empty());
+    if let Some(i) = texts.iter().position(empty) {
+        return Err(ApiError::field(format!("{field}[{i}]"), format!("`{field}[{i}]` is empty, and an empty text has no vector.")));
+    }
+    let model = state.registry.get(name).await?;
+    let (encoder, batcher) = model.encoder()?;
+    let recipe = encoder.base.recipe().map_err(|e| ApiError::field("model", format!("`{}` makes no vectors: {e}.", shorten(name))))?;
+    if let Some(n) = wanted.dimensions.filter(|n| !(1..=recipe.dimensions()).contains(n)) {
+        let most = recipe.dimensions();
+        return Err(ApiError::field("dimensions", format!("`dimensions` is {n}; the model's vectors have 1 to {most}.")));
+    }
+    let Some(prompt) = recipe.prompt(wanted.prompt_name.as_deref()) else {
+        let known: Vec<&str> = recipe.prompt_names().collect();
+        let known = if known.is_empty() { "it has none".to_owned() } else { format!("it has {}", known.join(", ")) };
+        let message =
+            format!("`prompt_name` is `{}`, which the model does not have: {known}.", shorten(&wanted.prompt_name.unwrap_or_default()));
+        return Err(ApiError::field("prompt_name", message));
+    };
+    let prompt_tokens = match prompt {
+        "" => 0,
+        prompt if recipe.leaves_prompt_out() => {
+            let (pieces, _) = encoder.tokenizer().pieces(prompt, None).map_err(|e| ApiError::internal(&e))?;
+            pieces.len() - usize::from(pieces.last().is_some_and(|p| p.special))
+        }
+        _ => 0,
+    };
+    let (prompt, lower_case, vocabulary) = (prompt.to_owned(), recipe.lower_case, encoder.base.config().vocab_size);
+    let read = move |tokenizer: &TextTokenizer, text: &Passage, i: usize| match text {
+        Passage::Text(text) => {
+            let text = format!("{prompt}{text}");
+            let text = if lower_case { text.to_lowercase() } else { text };
+            tokenizer.encode(&text, None).map_err(|e| unreadable(&e, field, i))
+        }
+        Passage::Tokens(ids) => match ids.iter().find(|id| **id as usize >= vocabulary) {
+            Some(id) => {
+                let message = format!(
+                    "`{field}[{i}]` holds token {id}, but the model's vocabulary has {vocabulary}; `/tokenize` tells a text's tokens."
+                );
+                Err(ApiError::field(format!("{field}[{i}]"), message))
+            }
+            None => {
+                let kept = ids.len().min(tokenizer.max_length());
+                Ok(Encoded { ids: ids[..kept].to_vec(), type_ids: vec![0; kept], truncated: ids.len() - kept })
+            }
+        },
+    };
+    let rows = encode(encoder.clone(), texts, wanted.truncate, field, read).await?;
+    let (tokens, truncated) = (tokens_of(&rows), truncated_of(&rows));
+    let answers = ask(batcher, &Question::Vectors { encoder: encoder.clone(), prompt_tokens }, rows).await?;
+    let normalize = wanted.normalize.unwrap_or(recipe.normalize);
+    let rows = answers.into_iter().map(|row| finish_vector(row, wanted.dimensions, normalize)).collect();
+    Ok(Vectors { rows, tokens, truncated })
+}
+
+fn tokens_of(rows: &[Encoded]) -> usize {
+    rows.iter().map(|row| row.ids.len()).sum()
+}
+
+fn truncated_of(rows: &[Encoded]) -> usize {
+    rows.iter().filter(|row| row.truncated > 0).count()
+}
+
+/// Queues the rows and waits for all of them.
+async fn ask(batcher: &Batcher, question: &Question, rows: Vec<Encoded>) -> Result<Vec<Vec<f32>>, ApiError> {
+    let waiting = batcher.submit(question, rows).map_err(|full| ApiError::queue_full(full.to_string(), 1))?;
+    let mut answers = Vec::with_capacity(waiting.len());
     for row in waiting {
         // The sender is gone only when the model's thread has ended.
-        let logits = row.await.map_err(|_| ApiError::shutting_down())?.map_err(|e| ApiError::internal(&e))?;
-        scored.push(scale(classifier, &logits, reading.scale));
+        answers.push(row.await.map_err(|_| ApiError::shutting_down())?.map_err(|e| ApiError::internal(&e))?);
     }
-    let classifier = classifier.clone();
-    Ok(Scored { classifier, rows: scored, tokens, truncated })
+    Ok(answers)
 }
 
 /// Refuses none, and more texts than a request may have.
-pub fn check_count(state: &AppState, texts: &[Text], field: &str) -> Result<(), ApiError> {
+pub fn check_count(state: &AppState, texts: usize, field: &str) -> Result<(), ApiError> {
     let most = state.config.budgets.classify_inputs;
-    match texts.len() {
+    match texts {
         0 => Err(ApiError::field(field, format!("`{field}` is empty; send at least one text."))),
         n if n > most => {
             Err(ApiError::field(field, format!("`{field}` has {n} texts; a request takes at most {most} (budgets.classify_inputs).")))
@@ -85,13 +185,18 @@ pub fn check_count(state: &AppState, texts: &[Text], field: &str) -> Result<(), 
 }
 
 /// Tokenises off the async threads, one text after another: a request must not take every core from training.
-async fn encode(classifier: Arc<ServedClassifier>, texts: Vec<Text>, reading: &Reading) -> Result<Vec<Encoded>, ApiError> {
-    let (truncate, field) = (reading.truncate, reading.field);
+async fn encode<T: Send + 'static>(
+    encoder: Arc<ServedEncoder>,
+    texts: Vec<T>,
+    truncate: bool,
+    field: &'static str,
+    read: impl Fn(&TextTokenizer, &T, usize) -> Result<Encoded, ApiError> + Send + 'static,
+) -> Result<Vec<Encoded>, ApiError> {
     let work = move || {
-        let tokenizer = classifier.tokenizer();
+        let tokenizer = encoder.tokenizer();
         let mut rows = Vec::with_capacity(texts.len());
         for (i, text) in texts.iter().enumerate() {
-            let row = tokenizer.encode(&text.text, text.pair.as_deref()).map_err(|e| unreadable(&e, field, i))?;
+            let row = read(tokenizer, text, i)?;
             if row.truncated > 0 && !truncate {
                 let (limit, over) = (tokenizer.max_length(), row.truncated);
                 let message = format!(

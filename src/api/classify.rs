@@ -116,13 +116,13 @@ pub struct LabelScore {
 
 /// What was read.
 #[derive(Debug, Serialize, ToSchema)]
-struct Usage {
+pub struct Usage {
     /// Tokens of all texts, cut ones as far as they were read.
-    prompt_tokens: usize,
+    pub prompt_tokens: usize,
     /// The same.
-    total_tokens: usize,
+    pub total_tokens: usize,
     /// Texts that were cut.
-    truncated_inputs: usize,
+    pub truncated_inputs: usize,
 }
 
 /// Classify texts
@@ -231,7 +231,7 @@ async fn choose(
     top_k: Option<usize>,
     may_cut: bool,
 ) -> Result<Json<ClassifyAnswer>, ApiError> {
-    check_count(state, &texts, "input")?;
+    check_count(state, texts.len(), "input")?;
     let options = choice.options()?;
     let loaded = state.registry.get(&name).await?;
     if matches!(loaded.kind, LoadedKind::Classifier { .. }) {

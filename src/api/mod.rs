@@ -13,6 +13,7 @@ mod conversations;
 pub mod decisions;
 pub mod docs;
 mod download;
+pub mod embeddings;
 pub mod error;
 pub mod extract;
 pub mod files;
@@ -25,6 +26,7 @@ mod listen;
 pub mod models;
 pub mod openapi;
 pub mod paging;
+mod passages;
 pub mod responses;
 pub mod sse;
 pub mod state;
@@ -59,6 +61,7 @@ fn routes(quick: impl FnOnce(OpenApiRouter<AppState>) -> OpenApiRouter<AppState>
         .merge(models::routes())
         .merge(adapters::routes())
         .merge(classify::routes())
+        .merge(embeddings::routes())
         .merge(tei::routes())
         .merge(text::chat::routes())
         .merge(text::completions::routes())

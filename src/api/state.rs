@@ -3,6 +3,7 @@
 //! Cloned for each request, so everything in it is cheap to clone.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -36,11 +37,24 @@ pub struct AppState {
     pub background: Arc<Background>,
     /// Cancelled when the server begins to end; event streams stop on it.
     pub shutdown: CancellationToken,
+    /// Cancelled when answers that are being written may go on no longer.
+    pub last_words: CancellationToken,
 }
+
+/// How long answers may go on after the server was told to end.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 
 impl AppState {
     /// Puts the parts together. Must be called inside a runtime, since it starts to follow the events.
     pub fn new(config: Arc<Config>, store: Store, hub: Arc<Hub>, registry: Registry, shutdown: CancellationToken) -> Self {
+        let (ending, last_words) = (shutdown.clone(), CancellationToken::new());
+        let told = last_words.clone();
+        // One clock for all answers: a wait that each began anew with its next token would never end.
+        tokio::spawn(async move {
+            ending.cancelled().await;
+            tokio::time::sleep(LAST_WORDS).await;
+            told.cancel();
+        });
         Self {
             registry,
             keys: Arc::new(Keys::new(&config.api_key)),
@@ -51,6 +65,7 @@ impl AppState {
             store,
             hub,
             shutdown,
+            last_words,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The routes that clients of text-embeddings-inference know: `/predict` and `/tokenize`.
+//! The routes that clients of text-embeddings-inference know: `/embed`, `/predict` and `/tokenize`.
 //!
 //! That server has one model; here a request may name one, and needs to where there are several. Faults of the fields are
 //! 422, as clients of these routes expect.
@@ -14,15 +14,38 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::answer::{Reading, Scale, Text, ranked, score};
+use super::answer::{Reading, Scale, Text, Wanted, ranked, score, vectors};
 use super::classify::LabelScore;
 use super::error::{ApiError, ErrorBody};
 use super::extract::ApiJson;
+use super::passages::{self, Passages};
 use super::state::AppState;
 
 /// The routes.
 pub fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::default().routes(routes!(predict)).routes(routes!(tokenize))
+    OpenApiRouter::default().routes(routes!(embed)).routes(routes!(predict)).routes(routes!(tokenize))
+}
+
+/// Texts to make vectors of.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct EmbedRequest {
+    /// One text or a list of texts; or their tokens, as `/tokenize` tells them.
+    #[schema(schema_with = passages::schema)]
+    inputs: Passages,
+    /// Bring vectors to length 1 [default: as the model's files say].
+    normalize: Option<bool>,
+    /// Cut what is too long [default: false, which makes it an error].
+    truncate: Option<bool>,
+    /// Accepted; the end is what is cut.
+    truncation_direction: Option<String>,
+    /// One of the model's prompts, put before each text [default: the model's own, if it has one].
+    prompt_name: Option<String>,
+    /// How many numbers, from the vector's beginning [default: all].
+    #[schema(minimum = 1)]
+    dimensions: Option<usize>,
+    /// The model [default: the only one].
+    model: Option<String>,
 }
 
 /// Texts to classify.
@@ -78,6 +101,29 @@ impl From<TokenPiece> for Token {
     }
 }
 
+/// Make vectors of texts, in the form of text-embeddings-inference
+///
+/// The vectors are those of `/v1/embeddings`.
+#[utoipa::path(post, path = "/embed", tag = "inference", request_body = EmbedRequest, responses(
+    (status = 200, description = "A vector for each text", body = Vec<Vec<f32>>),
+    (status = 404, description = "No such model", body = ErrorBody),
+    (status = 422, description = "A field is wrong", body = ErrorBody),
+    (status = 429, description = "The queue is full; Retry-After says when", body = ErrorBody),
+    (status = 507, description = "The disk is full", body = ErrorBody)))]
+async fn embed(State(state): State<AppState>, ApiJson(request): ApiJson<EmbedRequest>) -> Result<Json<Vec<Vec<f32>>>, ApiError> {
+    check_direction(request.truncation_direction.as_deref())?;
+    let name = name_or_only(&state, request.model).await?;
+    let wanted = Wanted {
+        truncate: request.truncate.unwrap_or(false),
+        field: "inputs",
+        prompt_name: request.prompt_name,
+        normalize: request.normalize,
+        dimensions: request.dimensions,
+    };
+    let made = vectors(&state, &name, request.inputs.items, wanted).await.map_err(unprocessable)?;
+    Ok(Json(made.rows))
+}
+
 /// Classify texts, in the form of text-embeddings-inference
 ///
 /// One list of labels for one text, a list of lists for several.
@@ -88,12 +134,7 @@ impl From<TokenPiece> for Token {
     (status = 429, description = "The queue is full; Retry-After says when", body = ErrorBody),
     (status = 507, description = "The disk is full", body = ErrorBody)))]
 async fn predict(State(state): State<AppState>, ApiJson(request): ApiJson<PredictRequest>) -> Result<Response, ApiError> {
-    if let Some(other) = request.truncation_direction.as_deref().filter(|d| !d.eq_ignore_ascii_case("right")) {
-        return Err(invalid(
-            "truncation_direction",
-            format!("`truncation_direction` is `{}`; only `Right` is available.", super::error::shorten(other)),
-        ));
-    }
+    check_direction(request.truncation_direction.as_deref())?;
     let (texts, single) = sequences(&request.inputs)?;
     let name = name_or_only(&state, request.model).await?;
     let reading = Reading {
@@ -156,6 +197,16 @@ async fn tokenize(State(state): State<AppState>, ApiJson(request): ApiJson<Token
     Ok(response)
 }
 
+fn check_direction(direction: Option<&str>) -> Result<(), ApiError> {
+    match direction.filter(|d| !d.eq_ignore_ascii_case("right")) {
+        Some(other) => Err(invalid(
+            "truncation_direction",
+            format!("`truncation_direction` is `{}`; only `Right` is available.", super::error::shorten(other)),
+        )),
+        None => Ok(()),
+    }
+}
+
 /// The texts, and whether there is only one, which is answered without the outer list.
 fn sequences(inputs: &Value) -> Result<(Vec<Text>, bool), ApiError> {
     match inputs {
@@ -193,10 +244,15 @@ fn invalid(param: &str, message: impl Into<String>) -> ApiError {
     ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request_error", message).with_param(param)
 }
 
+/// Fields of `/embed` that the shared code checks.
+const OF_VECTORS: [&str; 2] = ["dimensions", "prompt_name"];
+
 /// A fault that the shared code calls 400 is 422 on these routes.
 fn unprocessable(error: ApiError) -> ApiError {
     match (error.status(), error.param()) {
-        (StatusCode::BAD_REQUEST, Some(param)) if param.starts_with("inputs") => invalid(param, error.to_string()),
+        (StatusCode::BAD_REQUEST, Some(param)) if param.starts_with("inputs") || OF_VECTORS.contains(&param) => {
+            invalid(param, error.to_string())
+        }
         _ => error,
     }
 }

@@ -9,8 +9,10 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 use tunesmith_ml::error::MlError;
-use tunesmith_ml::infer::{ServedClassifier, classify};
+use tunesmith_ml::infer::{Asked, ServedClassifier, ServedEncoder, answer};
 use tunesmith_ml::text::Encoded;
+
+use super::pool::Pool;
 
 /// Tokens in a pass; more does not make it faster, and makes later rows wait.
 const BATCH_TOKENS: usize = 2048;
@@ -63,12 +65,35 @@ impl Waiting {
     }
 }
 
-/// A row's logits; an error is shared by the rows of its pass.
+/// What a request wants of its rows.
+#[derive(Clone)]
+pub enum Question {
+    /// A classifier's logits.
+    Logits(Arc<ServedClassifier>),
+    /// Vectors, before they are normalised.
+    Vectors {
+        /// Whose.
+        encoder: Arc<ServedEncoder>,
+        /// Tokens of the prompt before each text.
+        prompt_tokens: usize,
+    },
+}
+
+impl Question {
+    fn asked(&self) -> Asked<'_> {
+        match self {
+            Self::Logits(classifier) => Asked::Logits(classifier),
+            Self::Vectors { encoder, prompt_tokens } => Asked::Vector { encoder, prompt_tokens: *prompt_tokens },
+        }
+    }
+}
+
+/// A row's numbers; an error is shared by the rows of its pass.
 pub type RowAnswer = Result<Vec<f32>, Arc<MlError>>;
 
 struct Row {
     encoded: Encoded,
-    classifier: Arc<ServedClassifier>,
+    question: Question,
     answer: oneshot::Sender<RowAnswer>,
 }
 
@@ -87,7 +112,7 @@ struct Shared {
     queue: Mutex<Queue>,
     filled: Condvar,
     waiting: Arc<Waiting>,
-    pool: Arc<rayon::ThreadPool>,
+    pool: Arc<Pool>,
 }
 
 impl Batcher {
@@ -95,25 +120,25 @@ impl Batcher {
     ///
     /// # Errors
     /// If the system has no thread left.
-    pub fn start(waiting: Arc<Waiting>, pool: Arc<rayon::ThreadPool>) -> std::io::Result<Self> {
+    pub fn start(waiting: Arc<Waiting>, pool: Arc<Pool>) -> std::io::Result<Self> {
         let shared = Arc::new(Shared { queue: Mutex::default(), filled: Condvar::new(), waiting, pool });
         let worker = shared.clone();
         std::thread::Builder::new().name("batcher".into()).spawn(move || worker.run())?;
         Ok(Self { shared })
     }
 
-    /// Queues rows of one request; the receivers give each row's logits, in order.
+    /// Queues rows of one request; the receivers give each row's answer, in order.
     ///
     /// # Errors
     /// [`QueueFull`]; then nothing is queued.
-    pub fn submit(&self, classifier: &Arc<ServedClassifier>, rows: Vec<Encoded>) -> Result<Vec<oneshot::Receiver<RowAnswer>>, QueueFull> {
+    pub fn submit(&self, question: &Question, rows: Vec<Encoded>) -> Result<Vec<oneshot::Receiver<RowAnswer>>, QueueFull> {
         let tokens = rows.iter().map(|r| r.ids.len()).sum();
         self.shared.waiting.enter(rows.len(), tokens)?;
         let mut receivers = Vec::with_capacity(rows.len());
         let mut queue = self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
         for encoded in rows {
             let (answer, receiver) = oneshot::channel();
-            queue.rows.push_back(Row { encoded, classifier: classifier.clone(), answer });
+            queue.rows.push_back(Row { encoded, question: question.clone(), answer });
             receivers.push(receiver);
         }
         drop(queue);
@@ -163,15 +188,15 @@ impl Shared {
 
     fn answer(&self, batch: Vec<Row>) {
         let pass = || {
-            let rows: Vec<_> = batch.iter().map(|r| (&r.encoded, &*r.classifier)).collect();
-            self.pool.install(|| classify(&rows))
+            let rows: Vec<_> = batch.iter().map(|r| (&r.encoded, r.question.asked())).collect();
+            self.pool.install(|| answer(&rows))
         };
         // A defect in the maths must not end the thread that all later requests wait for.
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(pass))
             .unwrap_or_else(|_| Err(MlError::Format("the pass failed; the server's log says more".to_owned())));
         // A send fails only when the client has left meanwhile.
         match result {
-            Ok(answers) => batch.into_iter().zip(answers).for_each(|(row, logits)| drop(row.answer.send(Ok(logits)))),
+            Ok(answers) => batch.into_iter().zip(answers).for_each(|(row, numbers)| drop(row.answer.send(Ok(numbers)))),
             Err(error) => {
                 let error = Arc::new(error);
                 batch.into_iter().for_each(|row| drop(row.answer.send(Err(error.clone()))));

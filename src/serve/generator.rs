@@ -11,6 +11,7 @@ use tokio::sync::{Notify, mpsc};
 use tunesmith_ml::infer::{Engine, EngineLimits, Event, Request, ServedDecoder, Sink};
 
 use super::batcher::QueueFull;
+use super::pool::Pool;
 
 /// Requests that wait or run, over all models.
 #[derive(Debug)]
@@ -113,12 +114,7 @@ impl Generator {
     ///
     /// # Errors
     /// If the system has no thread left.
-    pub fn start(
-        model: Arc<ServedDecoder>,
-        limits: EngineLimits,
-        requests: Arc<Requests>,
-        pool: Arc<rayon::ThreadPool>,
-    ) -> std::io::Result<Self> {
+    pub fn start(model: Arc<ServedDecoder>, limits: EngineLimits, requests: Arc<Requests>, pool: Arc<Pool>) -> std::io::Result<Self> {
         let shared = Arc::new(Shared { inbox: Mutex::default(), filled: Condvar::new() });
         let worker = shared.clone();
         let engine = Engine::new(model, limits);
@@ -188,7 +184,7 @@ impl Drop for Generator {
 }
 
 impl Shared {
-    fn run(&self, mut engine: Engine, pool: &rayon::ThreadPool) {
+    fn run(&self, mut engine: Engine, pool: &Pool) {
         loop {
             {
                 let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,11 +1,11 @@
-//! A model in memory, and what it can be asked: a classifier for scores, a language model for text.
+//! A model in memory, and what it can be asked: a classifier for scores, any encoder for vectors, a language model for text.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tunesmith_chat::ChatTemplate;
 use tunesmith_ml::error::MlError;
-use tunesmith_ml::infer::{ServedAdapter, ServedBase, ServedClassifier, ServedDecoder};
+use tunesmith_ml::infer::{ServedAdapter, ServedBase, ServedClassifier, ServedDecoder, ServedEncoder};
 use tunesmith_ml::text::TokenPiece;
 
 use super::batcher::Batcher;
@@ -32,8 +32,13 @@ pub enum LoadedKind {
         /// Its base's queue.
         batcher: Arc<Batcher>,
     },
-    /// For tokens: an encoder without a classifier.
-    Encoder(Arc<ServedBase>),
+    /// For vectors: an encoder without a classifier.
+    Encoder {
+        /// The encoder.
+        encoder: Arc<ServedEncoder>,
+        /// Its base's queue.
+        batcher: Arc<Batcher>,
+    },
     /// For text.
     Language(Language),
 }
@@ -65,10 +70,26 @@ impl Loaded {
     pub fn classifier(&self) -> Result<(&Arc<ServedClassifier>, &Arc<Batcher>), ServeError> {
         match &self.kind {
             LoadedKind::Classifier { classifier, batcher } => Ok((classifier, batcher)),
-            LoadedKind::Encoder(_) => Err(ServeError::WrongKind("a base model without a classifier; fine-tune it first")),
+            LoadedKind::Encoder { .. } => {
+                Err(ServeError::WrongKind("an encoder without a classifier; fine-tune it first, or ask /v1/embeddings"))
+            }
             LoadedKind::Language(_) => Err(ServeError::WrongKind(
                 "a language model, not a classifier; give it `labels` to choose from, or ask /v1/chat/completions",
             )),
+        }
+    }
+
+    /// The encoder, a classifier's too.
+    ///
+    /// # Errors
+    /// If it is a language model.
+    pub fn encoder(&self) -> Result<(&Arc<ServedEncoder>, &Arc<Batcher>), ServeError> {
+        match &self.kind {
+            LoadedKind::Classifier { classifier, batcher } => Ok((&classifier.encoder, batcher)),
+            LoadedKind::Encoder { encoder, batcher } => Ok((encoder, batcher)),
+            LoadedKind::Language(_) => {
+                Err(ServeError::WrongKind("a language model; vectors are made by encoders, such as all-minilm-l6-v2"))
+            }
         }
     }
 
@@ -80,7 +101,7 @@ impl Loaded {
         match &self.kind {
             LoadedKind::Language(language) => Ok(language),
             LoadedKind::Classifier { .. } => Err(ServeError::WrongKind("a classifier, not a language model; ask /v1/classify")),
-            LoadedKind::Encoder(_) => Err(ServeError::WrongKind("an encoder, not a language model; fine-tune it to classify")),
+            LoadedKind::Encoder { .. } => Err(ServeError::WrongKind("an encoder, not a language model; ask /v1/embeddings")),
         }
     }
 
@@ -91,7 +112,7 @@ impl Loaded {
     pub fn pieces(&self, text: &str) -> Result<(Vec<TokenPiece>, usize), MlError> {
         match &self.kind {
             LoadedKind::Classifier { classifier, .. } => classifier.tokenizer().pieces(text, None),
-            LoadedKind::Encoder(base) => base.tokenizer().pieces(text, None),
+            LoadedKind::Encoder { encoder, .. } => encoder.tokenizer().pieces(text, None),
             LoadedKind::Language(language) => Ok((language.model.tokenizer().pieces(text)?, 0)),
         }
     }
@@ -100,7 +121,7 @@ impl Loaded {
     pub(super) fn own_bytes(&self) -> usize {
         match &self.kind {
             LoadedKind::Classifier { classifier, .. } => classifier.bytes(),
-            LoadedKind::Encoder(_) => 0,
+            LoadedKind::Encoder { encoder, .. } => encoder.bytes(),
             LoadedKind::Language(l) => l.adapter.as_ref().map_or(0, |a| a.bytes()),
         }
     }
@@ -108,8 +129,8 @@ impl Loaded {
     /// Bytes of the base that it stands on.
     pub(super) fn base_bytes(&self) -> usize {
         match &self.kind {
-            LoadedKind::Classifier { classifier, .. } => classifier.base.bytes(),
-            LoadedKind::Encoder(base) => base.bytes(),
+            LoadedKind::Classifier { classifier, .. } => classifier.encoder.base.bytes(),
+            LoadedKind::Encoder { encoder, .. } => encoder.base.bytes(),
             LoadedKind::Language(l) => l.model.bytes() + l.generator.cache_bytes(),
         }
     }
@@ -117,8 +138,8 @@ impl Loaded {
     /// Whether it stands on this base.
     pub(super) fn stands_on(&self, base: &Base) -> bool {
         match (&self.kind, base) {
-            (LoadedKind::Classifier { classifier, .. }, Base::Encoder { weights, .. }) => Arc::ptr_eq(&classifier.base, weights),
-            (LoadedKind::Encoder(base), Base::Encoder { weights, .. }) => Arc::ptr_eq(base, weights),
+            (LoadedKind::Classifier { classifier, .. }, Base::Encoder { weights, .. }) => Arc::ptr_eq(&classifier.encoder.base, weights),
+            (LoadedKind::Encoder { encoder, .. }, Base::Encoder { weights, .. }) => Arc::ptr_eq(&encoder.base, weights),
             (LoadedKind::Language(l), Base::Decoder(base)) => Arc::ptr_eq(&l.model, &base.model),
             _ => false,
         }

@@ -4,15 +4,17 @@ mod batcher;
 mod generator;
 mod loaded;
 mod locate;
+mod pool;
 mod priors;
 mod registry;
 mod template;
 mod weight_bytes;
 
-pub use batcher::{Batcher, QueueFull, RowAnswer};
+pub use batcher::{Batcher, Question, QueueFull, RowAnswer};
 pub use generator::{Ask, Events};
 pub use loaded::{Language, Loaded, LoadedKind};
 pub use locate::LocateError;
+pub use pool::load_page;
 pub use priors::{PriorKey, Priors};
 pub use registry::{Fitted, Registry, ServeError};
 pub use template::template_of;

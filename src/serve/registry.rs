@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::OnceCell;
 use tunesmith_hub::{AllowPull, Hub, HubError};
 use tunesmith_ml::error::MlError;
-use tunesmith_ml::infer::{EngineLimits, ServedAdapter, ServedBase, ServedClassifier, ServedDecoder};
+use tunesmith_ml::infer::{EngineLimits, ServedAdapter, ServedBase, ServedClassifier, ServedDecoder, ServedEncoder};
 use tunesmith_ml::models::is_decoder;
 use tunesmith_ml::peft::AdapterFacts;
 use tunesmith_store::{Store, StoreError, split_checkpoint_name};
@@ -20,6 +20,7 @@ use super::batcher::{Batcher, Waiting};
 use super::generator::{Generator, Requests};
 use super::loaded::{Base, Language, Loaded, LoadedKind};
 use super::locate::{LocateError, Place, locate};
+use super::pool::Pool;
 use super::template::template_of;
 use super::weight_bytes::weight_bytes;
 use crate::config::Config;
@@ -75,7 +76,6 @@ impl From<MlError> for ServeError {
 const PREFILL_TOKENS: usize = 256;
 
 /// What a look at an adapter found.
-#[derive(Default)]
 pub struct Fitted {
     /// The labels of a classifier.
     pub labels: Vec<String>,
@@ -83,6 +83,12 @@ pub struct Fitted {
     pub facts: Option<AdapterFacts>,
     /// What a user should know of it.
     pub warnings: Vec<String>,
+}
+
+impl Fitted {
+    fn of(encoder: &ServedEncoder) -> Self {
+        Self { labels: Vec::new(), facts: encoder.facts.clone(), warnings: encoder.warnings.clone() }
+    }
 }
 
 type Slot<T> = Arc<OnceCell<Arc<T>>>;
@@ -99,7 +105,7 @@ struct Inner {
     config: Arc<Config>,
     waiting: Arc<Waiting>,
     requests: Arc<Requests>,
-    pool: Arc<rayon::ThreadPool>,
+    pool: Arc<Pool>,
     models: Mutex<HashMap<String, Slot<Loaded>>>,
     bases: Mutex<HashMap<PathBuf, Slot<Base>>>,
     clock: AtomicU64,
@@ -112,7 +118,7 @@ impl Registry {
     /// # Errors
     /// If the system has no threads left.
     pub fn new(store: Store, hub: Arc<Hub>, config: Arc<Config>) -> anyhow::Result<Self> {
-        let pool = Arc::new(tunesmith_ops::threads::build_pool(config.threads_of_serving())?);
+        let pool = Arc::new(Pool::new(config.threads_of_serving(), &config.data_dir)?);
         let waiting = Arc::new(Waiting::new(config.budgets.classify_queue_rows, config.budgets.classify_queue_tokens));
         let requests = Arc::new(Requests::new(config.budgets.generation_requests));
         let (models, bases, clock) = (Mutex::default(), Mutex::default(), AtomicU64::new(0));
@@ -173,10 +179,8 @@ impl Registry {
     pub async fn try_adapter(&self, folder: PathBuf, base: &str) -> Result<Fitted, ServeError> {
         let base = self.base_of(base).await?;
         let fitted = self.adapter(folder, base).await.map(|kind| match kind {
-            LoadedKind::Classifier { classifier, .. } => {
-                Fitted { labels: classifier.labels.clone(), facts: classifier.facts.clone(), warnings: classifier.warnings.clone() }
-            }
-            LoadedKind::Encoder(_) => Fitted::default(),
+            LoadedKind::Classifier { classifier, .. } => Fitted { labels: classifier.labels.clone(), ..Fitted::of(&classifier.encoder) },
+            LoadedKind::Encoder { encoder, .. } => Fitted::of(&encoder),
             LoadedKind::Language(l) => {
                 let (facts, warnings) = l.adapter.as_ref().map(|a| (a.facts.clone(), a.warnings.clone())).unzip();
                 Fitted { labels: Vec::new(), facts, warnings: warnings.unwrap_or_default() }
@@ -248,8 +252,10 @@ impl Registry {
     async fn adapter(&self, folder: PathBuf, base: Arc<Base>) -> Result<LoadedKind, ServeError> {
         blocking(move || match &*base {
             Base::Encoder { weights, batcher } => {
-                let classifier = Arc::new(ServedClassifier::adapter(weights.clone(), &folder)?);
-                Ok(LoadedKind::Classifier { classifier, batcher: batcher.clone() })
+                let (encoder, head) = ServedEncoder::adapter(weights.clone(), &folder)?;
+                let (encoder, batcher) = (Arc::new(encoder), batcher.clone());
+                let Some(head) = head else { return Ok(LoadedKind::Encoder { encoder, batcher }) };
+                Ok(LoadedKind::Classifier { classifier: Arc::new(ServedClassifier::of(encoder, head, &folder)?), batcher })
             }
             Base::Decoder(language) => {
                 let adapter = Some(Arc::new(ServedAdapter::load(language.model.clone(), &folder)?));
@@ -264,7 +270,7 @@ impl Registry {
         blocking(move || match &*base {
             Base::Encoder { weights, batcher } => Ok(match ServedClassifier::whole(weights.clone(), &folder)? {
                 Some(classifier) => LoadedKind::Classifier { classifier: Arc::new(classifier), batcher: batcher.clone() },
-                None => LoadedKind::Encoder(weights.clone()),
+                None => LoadedKind::Encoder { encoder: Arc::new(ServedEncoder::bare(weights.clone())), batcher: batcher.clone() },
             }),
             Base::Decoder(language) => Ok(LoadedKind::Language(language.clone())),
         })

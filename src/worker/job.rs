@@ -15,6 +15,7 @@ use super::failure::Failure;
 use super::finish::{Ended, finish};
 use super::plan::{Inputs, prepare};
 use super::reporter::{Reporter, Wish, keep_lease};
+use super::share::Share;
 use crate::config::Config;
 
 /// What a worker works with.
@@ -195,7 +196,8 @@ async fn train(
     }
     let plan = prepared.plan.clone();
     let limit = card.spec.training.save_total_limit;
-    let mut reporter = Reporter::start(machine.store.clone(), lease.clone(), wish.clone(), card.name.clone(), limit, card);
+    let share = Share::new(&machine.config.data_dir, machine.threads);
+    let mut reporter = Reporter::start(machine.store.clone(), lease.clone(), wish.clone(), limit, card, share);
     let (outcome, reporter) = blocking(machine, move || {
         let outcome = prepared.run(folder.as_deref(), &mut reporter);
         Ok((outcome, reporter))

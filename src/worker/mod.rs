@@ -10,6 +10,7 @@ mod job;
 mod plan;
 mod reporter;
 mod run;
+mod share;
 mod supervise;
 mod texts;
 

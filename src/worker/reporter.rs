@@ -15,6 +15,7 @@ use tunesmith_ml::train::{CheckpointReady, Control, Level, Observer, Progress};
 use tunesmith_store::{Keys, LeaseToken, NewCheckpoint, NewEvent, NewMetric, Store, StoreError, checkpoint_name};
 
 use super::card::Card;
+use super::share::Share;
 
 /// What the loop is to do; shared by the threads of one job.
 #[derive(Clone, Default)]
@@ -99,16 +100,17 @@ pub struct Reporter {
     model_name: String,
     save_total_limit: usize,
     card: Card,
+    share: Share,
 }
 
 impl Reporter {
     /// Starts the writer of reports. Must be called inside the runtime.
-    pub fn start(store: Store, lease: LeaseToken, wish: Wish, model_name: String, save_total_limit: usize, card: Card) -> Self {
+    pub fn start(store: Store, lease: LeaseToken, wish: Wish, save_total_limit: usize, card: Card, share: Share) -> Self {
         let (entries, from_loop) = mpsc::channel(1024);
         let (progress, latest) = watch::channel(None);
         let writer = tokio::spawn(write_all(store.clone(), lease.clone(), wish.clone(), from_loop, latest));
-        let (runtime, writer) = (Handle::current(), Some(writer));
-        Self { store, lease, wish, runtime, entries, progress, writer, failure: None, model_name, save_total_limit, card }
+        let (runtime, writer, model_name) = (Handle::current(), Some(writer), card.name.clone());
+        Self { store, lease, wish, runtime, entries, progress, writer, failure: None, model_name, save_total_limit, card, share }
     }
 
     fn send(&self, entry: Entry) {
@@ -160,6 +162,10 @@ impl Reporter {
 impl Observer for Reporter {
     fn control(&mut self) -> Control {
         self.wish.control()
+    }
+
+    fn threads(&mut self) -> Option<Arc<rayon::ThreadPool>> {
+        self.share.pool()
     }
 
     fn event(&mut self, level: Level, message: String, data: Value) {

@@ -1,4 +1,4 @@
-"""Completions, models, embeddings and decisions through the client."""
+"""Completions, models and decisions through the client."""
 
 import openai
 

@@ -10,6 +10,7 @@ import openai
 import checks
 import check_chat  # noqa: F401  (importing registers the checks)
 import check_completions  # noqa: F401
+import check_embeddings  # noqa: F401
 import check_errors  # noqa: F401
 import check_jobs  # noqa: F401
 import check_leaving  # noqa: F401

@@ -61,7 +61,7 @@ async fn probe(server: &Server, seen: &Seen) -> Vec<Duration> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn five_hundred_clients_and_a_job_get_along() {
-    let server = server_in(configured("[budgets]\nclassify_queue_rows = 256\n"), &["--workers", "1"]);
+    let server = server_in(configured("[budgets]\nclassify_queue_rows = 32\n"), &["--workers", "1"]);
     for name in ADAPTERS {
         let load = json!({"lora_name": name, "lora_path": format!("lora/{name}"), "base_model": "file:bert-tiny"});
         server.post("/v1/load_lora_adapter", &load).await.ok();

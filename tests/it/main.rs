@@ -20,6 +20,7 @@ mod conversation_files;
 mod crowd;
 mod decisions;
 mod description;
+mod embeddings;
 mod events;
 mod files;
 mod forced_calls;

@@ -2,8 +2,9 @@
 //!
 //! `generate --model FOLDER_OR_GGUF [--prompt 512] [--new 128] [--threads 2] [--seconds 15] [--only prefill,decode,…]`
 //!
-//! `prefill` is one prompt, `decode` one sequence after a prompt of 16 tokens, `decode 8` and `decode 32` so many at once; `first token` is
-//! the time from a request to its first token alone, and while 8 others decode. Prompts are never the same, so that none is found computed.
+//! `prefill` is one prompt, `decode` one sequence after a prompt of 16 tokens, `decode 8` and `decode 32` so many at once, `decode 32
+//! adapters` each of them with an adapter of its own (rank 8 on query and value); `first token` is the time from a request to its first
+//! token alone, and while 8 others decode. Prompts are never the same, so that none is found computed.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -12,8 +13,8 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tunesmith_ml::infer::{Engine, EngineLimits, Event, Request, Sampling, ServedDecoder, Sink};
-use tunesmith_ml::models::Stream;
+use tunesmith_ml::infer::{Engine, EngineLimits, Event, Request, Sampling, ServedAdapter, ServedDecoder, Sink};
+use tunesmith_ml::models::{Stream, normal, write_safetensors};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -77,6 +78,9 @@ struct Bench {
     model: Arc<ServedDecoder>,
     random: Stream,
     flags: Flags,
+    /// Of the requests, in turn.
+    adapters: Vec<Arc<ServedAdapter>>,
+    asked: usize,
 }
 
 impl Bench {
@@ -87,9 +91,10 @@ impl Bench {
 
     fn request(&mut self, prompt: usize, new: usize, first: Option<Sender<Duration>>) -> Request {
         let vocabulary = self.model.config().vocab_size;
+        self.asked += 1;
         Request {
             prompt: (0..prompt).map(|_| self.random.below(vocabulary) as u32).collect(),
-            adapter: None,
+            adapter: self.adapters.get(self.asked % self.adapters.len().max(1)).cloned(),
             sampling: Sampling { temperature: 0.0, ..Sampling::default() },
             max_tokens: new,
             stop: Vec::new(),
@@ -150,6 +155,24 @@ impl Bench {
     }
 }
 
+/// An adapter of rank 8 on the queries and values of every block, its numbers drawn, as PEFT would have saved it.
+fn drawn_adapter(model: &Arc<ServedDecoder>) -> Result<ServedAdapter, Failure> {
+    let folder = tempfile::tempdir()?;
+    let decoder = model.decoder();
+    let mut tensors = Vec::new();
+    for linear in decoder.linears().filter(|l| l.name().ends_with("q_proj") || l.name().ends_with("v_proj")) {
+        let (out, input) = linear.shape();
+        for (part, shape) in [("lora_A", [8, input]), ("lora_B", [out, 8])] {
+            let name = format!("base_model.model.{}.{part}.weight", linear.name());
+            tensors.push((name.clone(), normal(&shape, 0.02, 0, &name, &candle_core::Device::Cpu)?));
+        }
+    }
+    write_safetensors(&folder.path().join("adapter_model.safetensors"), &tensors)?;
+    let config = json!({"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]});
+    std::fs::write(folder.path().join("adapter_config.json"), config.to_string())?;
+    Ok(ServedAdapter::load(model.clone(), folder.path())?)
+}
+
 /// Runs the engine as the server does, until nobody can ask any more.
 fn serve(engine: &mut Engine, requests: &Receiver<Request>) -> Result<(), Failure> {
     loop {
@@ -191,7 +214,7 @@ fn measure(flags: Flags) -> Result<(), Failure> {
     let only: Option<Vec<String>> = flags.only.as_ref().map(|names| names.split(',').map(str::to_owned).collect());
     let wanted = |name: &str| only.as_ref().is_none_or(|names| names.iter().any(|n| n == name));
     let (prompt, new) = (flags.prompt, flags.new);
-    let mut bench = Bench { model, random: Stream::new(0, "bench"), flags };
+    let mut bench = Bench { model, random: Stream::new(0, "bench"), flags, adapters: Vec::new(), asked: 0 };
     if wanted("prefill") {
         let rates = bench.rates(1, prompt, 1, prompt)?;
         report(&bench.flags, "prefill", "tokens/s", &rates);
@@ -202,6 +225,12 @@ fn measure(flags: Flags) -> Result<(), Failure> {
             let rates = bench.rates(sequences, SHORT, new + 1, new)?;
             report(&bench.flags, name, "tokens/s", &rates);
         }
+    }
+    if wanted("decode 32 adapters") {
+        bench.adapters = (0..32).map(|_| drawn_adapter(&bench.model).map(Arc::new)).collect::<Result<_, _>>()?;
+        let rates = bench.rates(32, SHORT, new + 1, new)?;
+        report(&bench.flags, "decode 32 adapters", "tokens/s", &rates);
+        bench.adapters.clear();
     }
     for (others, name) in [(0, "first token"), (8, "first token beside 8")] {
         if wanted(name) {

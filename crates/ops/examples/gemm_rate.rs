@@ -1,47 +1,60 @@
-//! How fast the products run on this machine, beside the rate of a loop of multiply-adds that stays in registers.
+//! How fast the products run on this machine, beside the rate of a loop of multiply-adds that stays in registers: JSON lines.
 //!
-//! `cargo run -p tunesmith-ops --example gemm_rate [threads]`. Rates are 2·rows·n·k per second; the best of several runs counts.
+//! `cargo run --release -p tunesmith-ops --example gemm_rate -- [threads]`. Rates are 2·rows·n·k per second, in GF/s; `product` is
+//! `x · Wᵀ` with a packed W, `product tn` a weight's gradient.
 
 use std::time::Instant;
 use tunesmith_ops::matmul::{Epilogue, Layout, Packed, Precision, matmul, matmul_tn};
 use tunesmith_ops::{cpu, threads};
 
-fn best(mut run: impl FnMut()) -> f64 {
+/// Seconds of the fastest run and of the median one.
+fn times(mut run: impl FnMut()) -> (f64, f64) {
     run();
-    let mut best = f64::INFINITY;
-    let begin = Instant::now();
-    while begin.elapsed().as_secs_f64() < 0.4 {
+    let (mut times, begin) = (Vec::new(), Instant::now());
+    while begin.elapsed().as_secs_f64() < 0.4 || times.len() < 3 {
         let start = Instant::now();
         run();
-        best = best.min(start.elapsed().as_secs_f64());
+        times.push(start.elapsed().as_secs_f64());
     }
-    best
+    times.sort_by(f64::total_cmp);
+    (times[0], times[times.len() / 2])
 }
 
-/// Multiply-adds of one thread that read and write no memory.
-fn peak_of_one_thread() -> f64 {
+/// GF/s of one thread's multiply-adds that read and write no memory.
+fn peak_of_one_thread(precision: Precision) -> f64 {
     const ROUNDS: usize = 200_000;
-    let seconds = best(|| {
-        std::hint::black_box(cpu::fma_burst(std::hint::black_box(ROUNDS)));
+    let burst = || match precision {
+        Precision::F32 => cpu::fma_burst(std::hint::black_box(ROUNDS)),
+        Precision::Bf16 => cpu::bf16_burst(std::hint::black_box(ROUNDS)),
+    };
+    let flops = cpu::fma_burst_flops(ROUNDS) * if precision == Precision::Bf16 { 2.0 } else { 1.0 };
+    let (best, _) = times(|| {
+        std::hint::black_box(burst());
     });
-    cpu::fma_burst_flops(ROUNDS) / seconds / 1e9
+    flops / best / 1e9
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let threads = std::env::args().nth(1).map_or(Ok(0), |v| v.parse())?;
     let pool = threads::build_pool(threads)?;
     let count = pool.current_num_threads();
-    let peak = pool.install(peak_of_one_thread) * count as f64;
-    println!("{} with {count} threads: register-only FMA {peak:.0} GF/s", cpu::kernel_set());
     let values = |n: usize| (0..n).map(|i| ((i * 7919) % 1000) as f32 / 1000.0 - 0.5).collect::<Vec<_>>();
     for precision in [Precision::F32, Precision::Bf16] {
+        // Without a unit for it bf16 is there for its bits, not for its speed.
+        if precision == Precision::Bf16 && !cpu::has_bf16() {
+            continue;
+        }
+        let peak = pool.install(|| peak_of_one_thread(precision)) * count as f64;
+        let dtype = if precision == Precision::F32 { "f32" } else { "bf16" };
         for (rows, k, n) in [
+            (2048, 2048, 2048),
+            (1024, 1024, 1024),
             (2048, 384, 1536),
-            (240, 384, 1536),
             (2048, 1536, 384),
+            (2048, 768, 3072),
             (800, 384, 1152),
             (800, 384, 384),
-            (2048, 768, 3072),
+            (240, 384, 1536),
             (64, 384, 1536),
             (8, 384, 1536),
             (1, 384, 1536),
@@ -50,20 +63,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ] {
             let (x, w) = (values(rows * k), values(n * k));
             let mut y = vec![0.0; rows * n];
-            let mut packed = Packed::new(&w, n, k, Layout::RowMajor, precision);
-            let time = pool.install(|| best(|| matmul(&x, rows, &packed, &mut y, Epilogue::default())));
-            let repack = pool.install(|| best(|| packed.repack(&w)));
+            let packed = Packed::new(&w, n, k, Layout::RowMajor, precision);
+            let report = |name: &str, (best, median): (f64, f64)| {
+                let rate = |s: f64| 2.0 * (rows * n * k) as f64 / s / 1e9;
+                println!(
+                    "{{\"name\": \"{name}\", \"unit\": \"GF/s\", \"dtype\": \"{dtype}\", \"shape\": \"{rows} x {k} x {n}\", \"best\": {:.1}, \
+                     \"median\": {:.1}, \"peak\": {peak:.1}, \"threads\": {count}, \"kernels\": \"{}\"}}",
+                    rate(best),
+                    rate(median),
+                    cpu::kernel_set()
+                );
+            };
+            report("product", pool.install(|| times(|| matmul(&x, rows, &packed, &mut y, Epilogue::default()))));
             let mut dw = vec![0.0; n * k];
-            let tn = pool.install(|| best(|| matmul_tn(&y, &x, rows, n, k, &mut dw, 1.0, false, precision)));
-            let rate = |s: f64| 2.0 * (rows * n * k) as f64 / s / 1e9;
-            println!(
-                "{precision:?} {rows:5} x {k:5} x {n:5}: {:7.1} GF/s ({:5.1} %)  tn {:7.1} GF/s ({:5.1} %)  repack {:6.2} GB/s",
-                rate(time),
-                100.0 * rate(time) / peak,
-                rate(tn),
-                100.0 * rate(tn) / peak,
-                (n * k * 4) as f64 / repack / 1e9
-            );
+            report("product tn", pool.install(|| times(|| matmul_tn(&y, &x, rows, n, k, &mut dw, 1.0, false, precision))));
         }
     }
     Ok(())

@@ -177,6 +177,11 @@ dispatch! {
 }
 
 dispatch! {
+    /// As [`fma_burst`] with pairs of bf16, so twice as many operations: the peak of the unit where there is one.
+    pub fn bf16_burst(rounds: usize) -> f32 = bf16_burst_with;
+}
+
+dispatch! {
     /// The floating point operations of [`fma_burst`].
     pub fn fma_burst_flops(rounds: usize) -> f64 = fma_burst_flops_with;
 }
@@ -192,6 +197,21 @@ fn fma_burst_with<S: Simd>(s: S, rounds: usize) -> f32 {
     for _ in 0..rounds {
         for a in &mut acc {
             *a = s.fma(*a, factor, add);
+        }
+    }
+    acc.iter().map(|a| s.sum(*a)).sum()
+}
+
+#[inline(always)]
+fn bf16_burst_with<S: Simd>(s: S, rounds: usize) -> f32 {
+    let (left, right) = (s.isplat(std::hint::black_box(0x3c00_3c00)), s.isplat(std::hint::black_box(0x3c01_3c02)));
+    let mut acc = [s.splat(0.0); BURST];
+    for (i, a) in acc.iter_mut().enumerate() {
+        *a = s.splat(std::hint::black_box(i as f32));
+    }
+    for _ in 0..rounds {
+        for a in &mut acc {
+            *a = s.dot_bf16(*a, left, right);
         }
     }
     acc.iter().map(|a| s.sum(*a)).sum()

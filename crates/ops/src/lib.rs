@@ -15,6 +15,7 @@ pub mod elementwise;
 pub mod embedding;
 pub mod glu;
 pub mod half;
+pub mod load;
 pub mod matmul;
 pub mod mmap;
 pub mod norm;

@@ -182,7 +182,7 @@ async fn decide(State(state): State<AppState>, ApiJson(request): ApiJson<Decisio
     let loaded = state.registry.get(&request.model).await?;
     let mut usage = DecisionUsage::default();
     let probabilities = match &loaded.kind {
-        LoadedKind::Classifier { .. } | LoadedKind::Encoder(_) => {
+        LoadedKind::Classifier { .. } | LoadedKind::Encoder { .. } => {
             let (classifier, _) = loaded.classifier()?;
             let labels = classifier.labels.clone();
             let places = asked.iter().zip(&questions).enumerate().map(|(i, (a, q))| q.places_of(a, &labels, i));

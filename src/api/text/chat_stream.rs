@@ -73,7 +73,7 @@ pub fn respond(start: Start, events: Vec<Events>) -> Response {
         while left > 0 {
             let next = tokio::select! {
                 next = all.next() => next,
-                () = super::run::last_words(&chunks.start.state) => None,
+                () = chunks.start.state.last_words.cancelled() => None,
             };
             match next {
                 Some((_, Event::Failed(failure))) => {

@@ -20,13 +20,14 @@ use super::chat_object::{UsageObject, reason};
 use super::chat_stream::{data, sse_error};
 use super::format::ResponseFormat;
 use super::knobs::{Knobs, Settings};
-use super::prompts::{Prompt, Prompts};
-use super::run::{Wanted, collect, failed, language, last_words, now, submit};
+use super::prompts::Prompt;
+use super::run::{Wanted, collect, failed, language, now, submit};
 use super::stop::Stop;
 use super::tokens::{CompletionLogprobs, Places};
 use crate::api::classify::model_name;
 use crate::api::error::{ApiError, ErrorBody};
 use crate::api::extract::ApiJson;
+use crate::api::passages::{self, Passages};
 use crate::api::sse;
 use crate::api::state::AppState;
 use crate::serve::{Events, Language};
@@ -45,8 +46,8 @@ struct CompletionRequest {
     /// An adapter on that model; alone it is enough (not OpenAI's).
     adapter_id: Option<String>,
     /// What goes on.
-    #[schema(value_type = Object)]
-    prompt: Prompts,
+    #[schema(schema_with = passages::schema)]
+    prompt: Passages,
     /// Whether the prompt stands before the answer.
     echo: Option<bool>,
     /// Most tokens of an answer [default: 16]; 0 with `echo` and `logprobs` scores the prompt.
@@ -182,7 +183,7 @@ async fn completions(State(state): State<AppState>, ApiJson(mut request): ApiJso
     let name = model_name(&state, request.model, request.adapter_id).await?;
     let language = language(&state, &name).await?;
     let least = usize::from(settings.max_tokens != Some(0));
-    let prompts = request.prompt.read(&language, least).await?;
+    let prompts = Prompt::read_all(request.prompt, &language, least).await?;
     let most = state.config.budgets.generation_requests;
     if prompts.len().saturating_mul(settings.n) > most {
         let message = format!(
@@ -289,7 +290,7 @@ fn respond(state: AppState, head: Head, language: std::sync::Arc<Language>, even
         while left > 0 {
             let next = tokio::select! {
                 next = all.next() => next,
-                () = last_words(&state) => None,
+                () = state.last_words.cancelled() => None,
             };
             match next {
                 Some((_, Event::Failed(failure))) => {

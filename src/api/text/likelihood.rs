@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tunesmith_ml::infer::{PromptLogprobs, Request, Sampling};
 
-use super::run::{check_room, collect, last_words, off_thread};
+use super::run::{check_room, collect, off_thread};
 use crate::api::error::ApiError;
 use crate::api::state::AppState;
 use crate::serve::{Ask, Language};
@@ -99,7 +99,7 @@ async fn ask(state: &AppState, language: &Language, rows: &[Vec<u32>], from: Opt
     });
     let waiting = tokio::select! {
         waiting = language.generator.submit_in_turn(asks.collect()) => waiting,
-        () = last_words(state) => return Err(ApiError::shutting_down()),
+        () = state.last_words.cancelled() => return Err(ApiError::shutting_down()),
     };
     let mut scored = Vec::with_capacity(waiting.len());
     for events in waiting {

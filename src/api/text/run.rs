@@ -1,7 +1,6 @@
 //! From a model's name and a prompt to answers: the model is loaded, requests go to its engine, events come back.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tunesmith_ml::error::MlError;
 use tunesmith_ml::infer::{Constraint, Event, Failure, Finish, PromptLogprobs, Request, TokenInfo, Usage};
@@ -10,9 +9,6 @@ use super::knobs::{AnswerFormat, Settings};
 use crate::api::error::ApiError;
 use crate::api::state::AppState;
 use crate::serve::{Ask, Events, Language, Loaded};
-
-/// How long answers may go on after the server was told to end.
-const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// What is wanted of answers beside their text.
 #[derive(Debug, Clone, Copy, Default)]
@@ -119,7 +115,7 @@ pub struct Answer {
 pub async fn next(events: &mut Events, state: &AppState) -> Result<Event, ApiError> {
     let event = tokio::select! {
         event = events.recv() => event,
-        () = last_words(state) => return Err(ApiError::shutting_down()),
+        () = state.last_words.cancelled() => return Err(ApiError::shutting_down()),
     };
     match event {
         Some(Event::Failed(failure)) => Err(failed(failure)),
@@ -134,12 +130,6 @@ pub fn failed(failure: Failure) -> ApiError {
         true => ApiError::bad_request(format!("The answer cannot keep to the format that was asked for: {}.", failure.why)),
         false => ApiError::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, "generation_failed", failure.why),
     }
-}
-
-/// Resolves when answers may go on no longer, since the server ends.
-pub async fn last_words(state: &AppState) {
-    state.shutdown.cancelled().await;
-    tokio::time::sleep(LAST_WORDS).await;
 }
 
 /// Waits for an answer's end.

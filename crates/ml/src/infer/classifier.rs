@@ -1,25 +1,17 @@
-//! Classifiers in serving: adapters of one encoder share its weights, and rows with different adapters share a batch.
+//! Classifiers in serving: an encoder, bare or with an adapter, with a head and the names of its labels.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
-use tunesmith_ops::matmul::Precision;
 
+use super::encoder::{Asked, ServedBase, ServedEncoder, answer};
 use crate::error::{MlError, Result};
-use crate::models::{BackwardPlan, BaseModel, EncoderConfig, Head, WeightFile, head_modules, label_names, load_base, read_json};
-use crate::nn::{Adapter, Batch, Ctx, Kernels, LoraRange};
-use crate::peft::{AdapterFacts, load_adapter};
+use crate::models::{Head, WeightFile, head_modules, label_names, read_json};
+use crate::nn::Kernels;
 use crate::spec::ProblemType;
 use crate::text::{Encoded, TextTokenizer};
-
-/// An encoder with its tokenizer, packed for serving in f32.
-pub struct ServedBase {
-    model: BaseModel,
-    tokenizer: TextTokenizer,
-    bytes: usize,
-}
 
 /// What our folders say of a classifier beside the ecosystem's files: `tunesmith.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -58,49 +50,13 @@ impl Answer {
 
 /// A classifier that answers.
 pub struct ServedClassifier {
-    /// The encoder, shared with other adapters.
-    pub base: Arc<ServedBase>,
+    /// The encoder.
+    pub encoder: Arc<ServedEncoder>,
     /// Label names in the order of their ids.
     pub labels: Vec<String>,
     /// The shape of the answer.
     pub answer: Answer,
-    /// What an adapter says of itself.
-    pub facts: Option<AdapterFacts>,
-    /// What a user should know of it.
-    pub warnings: Vec<String>,
-    adapter: Adapter,
     head: Head,
-    tokenizer: Option<TextTokenizer>,
-}
-
-impl ServedBase {
-    /// Loads the encoder of a Hugging Face folder.
-    ///
-    /// # Errors
-    /// If the folder does not hold a supported model.
-    pub fn load(folder: &Path) -> Result<Self> {
-        let mut model = load_base(folder, &Device::Cpu)?;
-        model.encoder.pack(Precision::F32, false)?;
-        let limit = crate::train::base_limit(folder, &model.encoder.config);
-        let tokenizer = TextTokenizer::read(folder, limit, model.encoder.config.vocab_size)?;
-        let bytes = model.encoder.bytes();
-        Ok(Self { model, tokenizer, bytes })
-    }
-
-    /// The configuration.
-    pub fn config(&self) -> &EncoderConfig {
-        &self.model.encoder.config
-    }
-
-    /// The tokenizer with the base's own limit.
-    pub fn tokenizer(&self) -> &TextTokenizer {
-        &self.tokenizer
-    }
-
-    /// Bytes of the weights.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
 }
 
 impl ServedClassifier {
@@ -126,21 +82,27 @@ impl ServedClassifier {
         )?;
         let labels = label_names(&config.raw);
         let answer = Answer::read(folder, &config.raw)?;
-        Self { base, labels, answer, facts: None, warnings: Vec::new(), adapter: Adapter::default(), head, tokenizer: None }
-            .checked()
-            .map(Some)
+        Self { encoder: Arc::new(ServedEncoder::bare(base)), labels, answer, head }.checked().map(Some)
     }
 
-    /// The adapter in a PEFT folder.
+    /// The adapter in a PEFT folder, which must bring a head.
     ///
     /// # Errors
-    /// [`MlError::AdapterMismatch`] if it does not fit the base.
+    /// [`MlError::AdapterMismatch`] if it does not fit the base, or has no head.
     pub fn adapter(base: Arc<ServedBase>, folder: &Path) -> Result<Self> {
-        let mut loaded = load_adapter(folder, &base.model)?;
-        loaded.adapter.pack(false)?;
+        let (encoder, head) = ServedEncoder::adapter(base, folder)?;
+        let missing = || MlError::AdapterMismatch("the adapter has no classifier".to_owned());
+        Self::of(Arc::new(encoder), head.ok_or_else(missing)?, folder)
+    }
+
+    /// An adapter's encoder with the head and the names that stand in its PEFT folder.
+    ///
+    /// # Errors
+    /// [`MlError::AdapterMismatch`] if the names do not fit the head.
+    pub fn of(encoder: Arc<ServedEncoder>, head: Head, folder: &Path) -> Result<Self> {
         let path = folder.join("labels.json");
-        let outputs = loaded.head.outputs();
-        let from_base = label_names(&base.config().raw);
+        let outputs = head.outputs();
+        let from_base = label_names(&encoder.base.config().raw);
         let labels = if path.is_file() {
             serde_json::from_value(read_json(&path)?)
                 .map_err(|e| MlError::AdapterMismatch(format!("labels.json: {e}; expected a list of names")))?
@@ -150,12 +112,7 @@ impl ServedClassifier {
             (0..outputs).map(|i| format!("LABEL_{i}")).collect()
         };
         let answer = Answer::read(folder, &serde_json::Map::new())?;
-        let tokenizer = match declared_length(folder) {
-            Some(n) if n < base.tokenizer.max_length() || n <= base.config().max_tokens() => Some(base.tokenizer.with_max_length(n)?),
-            _ => None,
-        };
-        let (facts, warnings) = (Some(loaded.facts), loaded.warnings);
-        Self { base, labels, answer, facts, warnings, adapter: loaded.adapter, head: loaded.head, tokenizer }.checked()
+        Self { encoder, labels, answer, head }.checked()
     }
 
     fn checked(mut self) -> Result<Self> {
@@ -172,64 +129,23 @@ impl ServedClassifier {
 
     /// The tokenizer with the model's own limit.
     pub fn tokenizer(&self) -> &TextTokenizer {
-        self.tokenizer.as_ref().unwrap_or(&self.base.tokenizer)
+        self.encoder.tokenizer()
     }
 
     /// Bytes of what this classifier does not share.
     pub fn bytes(&self) -> usize {
-        self.adapter.bytes() + self.head.bytes()
+        self.encoder.bytes() + self.head.bytes()
+    }
+
+    pub(super) fn head(&self) -> &Head {
+        &self.head
     }
 }
 
-/// `model_max_length` that our adapters store with their tokenizer.
-fn declared_length(folder: &Path) -> Option<usize> {
-    let path = folder.join("tokenizer_config.json");
-    let json = path.is_file().then(|| read_json(&path).ok())??;
-    json["model_max_length"].as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0 && *n < 1_000_000)
-}
-
-/// Logits of each row, in order. All rows' classifiers must share one base; a row's logits depend on nothing but the row.
+/// Logits of each row, in order; see [`answer`].
 ///
 /// # Errors
-/// If the rows' classifiers stand on different bases, or a token id lies outside the vocabulary.
+/// As [`answer`].
 pub fn classify(rows: &[(&Encoded, &ServedClassifier)]) -> Result<Vec<Vec<f32>>> {
-    let Some((_, first)) = rows.first() else { return Ok(Vec::new()) };
-    let base = &first.base;
-    if rows.iter().any(|(_, c)| !Arc::ptr_eq(&c.base, base)) {
-        return Err(MlError::Format("the rows of a batch stand on different base models".to_owned()));
-    }
-    // Rows of one classifier stand together, so that each adapter is one range of rows.
-    let mut order: Vec<usize> = (0..rows.len()).collect();
-    order.sort_by_key(|i| std::ptr::from_ref(rows[*i].1) as usize);
-    let mut batch = Batch::new();
-    let mut groups: Vec<(&ServedClassifier, Vec<u32>, std::ops::Range<usize>)> = Vec::new();
-    for i in &order {
-        let (encoded, classifier) = rows[*i];
-        let start = batch.tokens();
-        batch.push(&encoded.ids, &encoded.type_ids, 0, base.config().position_offset);
-        match groups.last_mut() {
-            Some((last, firsts, range)) if std::ptr::eq(*last, classifier) => {
-                firsts.push(start as u32);
-                range.end = batch.tokens();
-            }
-            _ => groups.push((classifier, vec![start as u32], start..batch.tokens())),
-        }
-    }
-    let route: Vec<LoraRange> = groups.iter().map(|(c, _, range)| LoraRange { rows: range.clone(), adapter: &c.adapter }).collect();
-    let mut ctx = Ctx::infer(&batch, Kernels::Native, &route);
-    let plan = BackwardPlan { first: usize::MAX, checkpointing: false };
-    let hidden = base.model.encoder.forward(&mut ctx, plan)?;
-    let mut answers = vec![Vec::new(); rows.len()];
-    let mut place = order.into_iter();
-    for (classifier, firsts, _) in &groups {
-        let route = [LoraRange { rows: 0..firsts.len(), adapter: &classifier.adapter }];
-        let mut ctx = Ctx::infer(&batch, Kernels::Native, &route);
-        let logits: Vec<f32> = classifier.head.forward(&hidden, firsts, &mut ctx)?.flatten_all()?.to_vec1()?;
-        for row in logits.chunks_exact(classifier.head.outputs()) {
-            if let Some(i) = place.next() {
-                answers[i] = row.to_vec();
-            }
-        }
-    }
-    Ok(answers)
+    answer(&rows.iter().map(|(row, classifier)| (*row, Asked::Logits(classifier))).collect::<Vec<_>>())
 }

@@ -12,13 +12,16 @@ use super::targets::ALL_LINEAR;
 use crate::error::{MlError, Result};
 use crate::models::read_json;
 
+/// PEFT's word for adapters of classifiers, which bring a head.
+pub(super) const CLASSIFIES: &str = "SEQ_CLS";
+
 /// PEFT's words for tasks.
 const TASKS: [&str; 6] = ["SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION"];
 
 /// What an adapter is to stand on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BaseKind {
-    /// An encoder, whose adapters bring a classifier.
+    /// An encoder, whose adapters classify or make vectors.
     Encoder,
     /// A language model; `conv1d` says whether it has linear layers that are stored transposed.
     Decoder {
@@ -235,15 +238,16 @@ fn refuse_unsupported(map: &Map<String, Value>) -> Result<()> {
 }
 
 fn check_task(task: Option<&str>, base: BaseKind) -> Result<()> {
-    let (fits, what) = match base {
-        BaseKind::Encoder => ("SEQ_CLS", "an encoder"),
-        BaseKind::Decoder { .. } => ("CAUSAL_LM", "a language model"),
+    let (fits, what): (&[&str], _) = match base {
+        BaseKind::Encoder => (&[CLASSIFIES, "FEATURE_EXTRACTION"], "an encoder"),
+        BaseKind::Decoder { .. } => (&["CAUSAL_LM"], "a language model"),
     };
     match task {
         None => Ok(()),
-        Some(task) if task == fits => Ok(()),
+        Some(task) if fits.contains(&task) => Ok(()),
         Some(task) if TASKS.contains(&task) => {
-            Err(refuse(&format!("task_type {task:?} does not fit: the base is {what}, whose adapters have task_type {fits:?}")))
+            let fits = fits.join(" or ");
+            Err(refuse(&format!("task_type {task:?} does not fit: the base is {what}, whose adapters have task_type {fits}")))
         }
         Some(other) => Err(refuse(&format!("task_type {other:?} is not known; PEFT has {}", TASKS.join(", ")))),
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 
-use super::config::{AdapterConfig, BaseKind};
+use super::config::{AdapterConfig, BaseKind, CLASSIFIES};
 use crate::error::{MlError, Result};
 use crate::models::decoder::{DecoderBase, DecoderFamily};
 use crate::models::{BaseModel, Head, WeightFile, head_modules};
@@ -44,8 +44,8 @@ pub struct LoadedUpdates {
 pub struct LoadedAdapter {
     /// The updates.
     pub adapter: Adapter,
-    /// The head.
-    pub head: Head,
+    /// The head, where it brings one.
+    pub head: Option<Head>,
     /// What it says of itself.
     pub facts: AdapterFacts,
     /// What a user should know, such as an adapter that changes nothing.
@@ -61,15 +61,21 @@ pub fn load_adapter(folder: &Path, base: &BaseModel) -> Result<LoadedAdapter> {
     let weights = open(folder)?;
     let mut place = Place::new(&weights, base.device());
     let (dense, out) = head_modules(base.encoder.config.family);
+    place.add_prefix(base.encoder.config.family.prefix(), &[dense, out]);
     let head = [dense, out].into_iter().flat_map(|m| [format!("{m}.weight"), format!("{m}.bias")]);
     config.check_saved(&place.names(), &base.encoder_tensor_names().into_iter().chain(head).collect::<Vec<_>>())?;
-    let head = place.head(base)?;
+    let head = place.head(base, config.task_type.as_deref() == Some(CLASSIFIES))?;
     // PEFT's `all-linear` takes BERT's pooler for a part of the encoder.
-    let adapter = place.adapter(&mut config, base.encoder.linears().chain([&head.dense]))?;
+    let adapter = place.adapter(&mut config, base.encoder.linears().chain(head.as_ref().map(|h| &h.dense)))?;
     place.all_used()?;
     let parameters = place.parameters;
-    if adapter.layers().next().is_some() && changes_nothing(&adapter)? {
-        config.warnings.push("every lora_B is zero: beside its head the adapter changes nothing".to_owned());
+    match (adapter.layers().next().is_some(), &head) {
+        (false, None) => return Err(MlError::AdapterMismatch("no tensor of the adapter matches a module of the base model".to_owned())),
+        (true, _) if changes_nothing(&adapter)? => {
+            let what = if head.is_some() { "beside its head the adapter" } else { "the adapter" };
+            config.warnings.push(format!("every lora_B is zero: {what} changes nothing"));
+        }
+        _ => {}
     }
     let (facts, warnings) = told(config, parameters);
     Ok(LoadedAdapter { adapter, head, facts, warnings })
@@ -250,13 +256,31 @@ impl<'a> Place<'a> {
         Ok(adapter)
     }
 
-    fn head(&mut self, base: &BaseModel) -> Result<Head> {
+    /// Adapters that were trained on a bare encoder name its modules without the family's prefix, which only heads lack otherwise.
+    fn add_prefix(&mut self, prefix: &str, heads: &[&str]) {
+        let bare =
+            |name: &String| !name.starts_with(&format!("{prefix}.")) && !heads.iter().any(|module| name.starts_with(&format!("{module}.")));
+        let moved: Vec<String> = self.tensors.keys().filter(|name| bare(name)).cloned().collect();
+        for name in moved {
+            if let Some(stored) = self.tensors.remove(&name) {
+                self.tensors.insert(format!("{prefix}.{name}"), stored);
+            }
+        }
+    }
+
+    /// The head, or none where the file has none and was not trained to classify.
+    fn head(&mut self, base: &BaseModel, classifies: bool) -> Result<Option<Head>> {
         let config = &base.encoder.config;
         let h = config.hidden;
         let (dense, out) = head_modules(config.family);
         let weight = format!("{out}.weight");
         let outputs = match self.tensors.get(&weight) {
             Some(name) => self.weights.shape(name)?.unwrap_or_default().first().copied().unwrap_or(0),
+            None if !classifies => {
+                // Nothing of a vector goes through it.
+                self.tensors.retain(|name, _| !name.starts_with(&format!("{dense}.lora_")));
+                return Ok(None);
+            }
             None => {
                 return Err(MlError::AdapterMismatch(format!(
                     "tensor base_model.model.{weight} is missing: the adapter has no classifier"
@@ -273,6 +297,6 @@ impl<'a> Place<'a> {
                 || MlError::AdapterMismatch(format!("tensor base_model.model.{dw} is missing, in the adapter and in the base model"));
             (base.head_tensor(dense, "weight", &[h, h])?.ok_or_else(missing)?, base.head_tensor(dense, "bias", &[h])?.ok_or_else(missing)?)
         };
-        Head::from_tensors(config, dw, db, ow, ob, false)
+        Head::from_tensors(config, dw, db, ow, ob, false).map(Some)
     }
 }

@@ -10,7 +10,7 @@ use tunesmith_ops::optim::AdamW;
 use super::classifier::Classifier;
 use super::evaluate::EVAL_TOKENS;
 use super::loss::LossSettings;
-use super::observer::{Control, Observer};
+use super::observer::{Control, Observer, on_threads_of};
 use super::prepare::Prepared;
 use super::trainee::Trainee;
 use crate::error::Result;
@@ -88,7 +88,7 @@ impl Trainee for ClassificationTask<'_> {
                 Control::Continue => {}
                 other => return Ok(ControlFlow::Break(other)),
             }
-            logits.extend(self.classifier.logits(&self.batch(rows, &self.rows.eval, 0))?);
+            logits.extend(on_threads_of(observer, || self.classifier.logits(&self.batch(rows, &self.rows.eval, 0)))?);
         }
         let (examples, labels) = (self.p.job.rows.eval_examples(), &self.p.job.spec.data.labels);
         Ok(ControlFlow::Continue(report(examples, &logits, labels, &self.rows.loss, DEFAULT_THRESHOLD, started.elapsed())))

@@ -13,7 +13,7 @@ use tunesmith_ops::optim::AdamW;
 use super::estimate::estimate_language_memory;
 use super::evaluate::EVAL_TOKENS;
 use super::language_model::{LanguageLoss, LanguageModel, Sequence, language_loss};
-use super::observer::{Control, Level, Observer};
+use super::observer::{Control, Level, Observer, on_threads_of};
 use super::prepare::{LinearSize, Prepared, TaskParts, TaskRows, TrainJob};
 use super::trainee::Trainee;
 use crate::error::{MlError, Result};
@@ -257,7 +257,7 @@ impl Trainee for LanguageTask<'_> {
                 Control::Continue => {}
                 other => return Ok(ControlFlow::Break(other)),
             }
-            total += self.model.evaluate(&self.rows.eval[batch].iter().collect::<Vec<_>>())?;
+            total += on_threads_of(observer, || self.model.evaluate(&self.rows.eval[batch].iter().collect::<Vec<_>>()))?;
         }
         let report = language_report(total, self.rows.eval.len(), started.elapsed().as_secs_f64());
         for prompt in &self.rows.samples {
@@ -266,7 +266,8 @@ impl Trainee for LanguageTask<'_> {
                 other => return Ok(ControlFlow::Break(other)),
             }
             let tokenizer = &self.rows.tokenizer;
-            let ids = self.model.continue_greedily(prompt, SAMPLE_TOKENS, &|id| tokenizer.end_tokens().contains(&id))?;
+            let is_end = |id| tokenizer.end_tokens().contains(&id);
+            let ids = on_threads_of(observer, || self.model.continue_greedily(prompt, SAMPLE_TOKENS, &is_end))?;
             let (before, after) = (tokenizer.text_of(prompt, true), tokenizer.text_of(&ids, false));
             observer.event(Level::Info, format!("Sample: {after}"), json!({"prompt": before, "completion": after}));
         }

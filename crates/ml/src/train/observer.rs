@@ -1,7 +1,9 @@
 //! What the loop tells its caller, and what it asks.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use rayon::ThreadPool;
 use serde_json::{Map, Value};
 
 use crate::error::Result;
@@ -53,10 +55,22 @@ pub struct CheckpointReady<'a> {
     pub is_best: bool,
 }
 
+/// Runs a micro-batch on the threads that the observer has for it.
+pub(super) fn on_threads_of<R: Send>(observer: &mut dyn Observer, work: impl FnOnce() -> R + Send) -> R {
+    match observer.threads() {
+        Some(pool) => pool.install(work),
+        None => work(),
+    }
+}
+
 /// The caller of the loop.
 pub trait Observer {
     /// What to do next.
     fn control(&mut self) -> Control;
+    /// The threads for the next micro-batch, where they are not those that the loop was started on.
+    fn threads(&mut self) -> Option<Arc<ThreadPool>> {
+        None
+    }
     /// A step of the job's life, for its user.
     fn event(&mut self, level: Level, message: String, data: Value);
     /// An entry of the log history, with the names of `trainer_state.json`.

@@ -12,7 +12,7 @@ use tunesmith_ops::optim::AdamW;
 
 use super::language_model::Sequence;
 use super::loss::LossSettings;
-use super::observer::{CheckpointReady, Control, Level, Observer, Progress};
+use super::observer::{CheckpointReady, Control, Level, Observer, Progress, on_threads_of};
 use super::order::{EpochOrder, Step};
 use super::prepare::Prepared;
 use super::schedule::Schedule;
@@ -229,7 +229,7 @@ impl<'a> Run<'a> {
                 other => return Ok(other),
             }
             let mode = Mode::Train { seed: self.p.job.spec.seed, step: epoch };
-            let value = self.model.train_batch(rows, first, denominator, mode)?;
+            let value = on_threads_of(observer, || self.model.train_batch(rows, first, denominator, mode))?;
             if !value.is_finite() {
                 return Err(self.not_finite("loss", number, rows));
             }

@@ -11,7 +11,7 @@ use crate::eval::EvalReport;
 use crate::nn::{Mode, Params};
 
 /// A model in training with its rows.
-pub(super) trait Trainee {
+pub(super) trait Trainee: Sync {
     /// The trained parameters.
     fn params(&self) -> &Params;
     /// Number of all elements.

@@ -1,6 +1,6 @@
 //! Attention: right against f64, gradients against finite differences, and a row's bits independent of its batch.
 
-use crate::values::{assert_close, assert_gradient, bits, on_any_threads, random};
+use crate::values::{assert_close, assert_gradient, bits, cases, on_any_threads, random};
 use proptest::prelude::*;
 use tunesmith_ops::attention::{AttentionDropout, AttentionSpec, attention, attention_backward};
 use tunesmith_ops::dropout::DropoutKey;
@@ -85,7 +85,7 @@ fn plain<'a>(
 const KEY: DropoutKey = DropoutKey { seed: 11, step: 4, site: 7, p: 0.25 };
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(60))]
 
     #[test]
     fn attention_equals_its_scalar_twin(

@@ -1,6 +1,6 @@
 //! What decoders need beside attention: RMS norm, rotation, gates, soft caps, cross-entropy; right against f64.
 
-use crate::values::{assert_close, assert_gradient, bits, on_any_threads, random};
+use crate::values::{assert_close, assert_gradient, bits, cases, on_any_threads, random};
 use proptest::prelude::*;
 use tunesmith_ops::activation::Activation;
 use tunesmith_ops::cross_entropy::cross_entropy;
@@ -42,7 +42,7 @@ fn gate_twin(gate: &[f64], up: &[f64]) -> Vec<f64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(40))]
 
     #[test]
     fn rms_norm_and_its_gradients_are_right(rows in 1usize..70, dim in 1usize..80, offset in prop_oneof![Just(0.0f32), Just(1.0)], seed in 0u64..1000) {

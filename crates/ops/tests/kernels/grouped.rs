@@ -1,6 +1,6 @@
 //! Attention with grouped heads, windows and soft caps: right against f64, gradients against finite differences.
 
-use crate::values::{assert_close, assert_gradient, bits, on_any_threads, random};
+use crate::values::{assert_close, assert_gradient, bits, cases, on_any_threads, random};
 use proptest::prelude::*;
 use tunesmith_ops::attention::{AttentionSpec, attention, attention_backward};
 
@@ -65,7 +65,7 @@ fn spec<'a>(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(40))]
 
     #[test]
     fn attention_equals_its_scalar_twin(

@@ -1,6 +1,6 @@
 //! Products: right against f64 sums, and bit-identical for every row count, position and number of threads.
 
-use crate::values::{assert_close, bits, on_any_threads, random};
+use crate::values::{assert_close, bits, cases, on_any_threads, random};
 use half::bf16;
 use proptest::prelude::*;
 use tunesmith_ops::matmul::{Epilogue, Layout, Packed, Plain, Precision, matmul, matmul_plain, matmul_tn};
@@ -41,7 +41,7 @@ fn precisions() -> impl Strategy<Value = Precision> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 120, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(120))]
 
     #[test]
     fn a_product_equals_its_scalar_twin(

@@ -1,6 +1,6 @@
 //! Layer normalisation: right against f64, gradients against finite differences, and a row's bits independent of its batch.
 
-use crate::values::{assert_close, assert_gradient, bits, on_any_threads, random};
+use crate::values::{assert_close, assert_gradient, bits, cases, on_any_threads, random};
 use proptest::prelude::*;
 use tunesmith_ops::norm::{layer_norm, layer_norm_backward};
 
@@ -40,7 +40,7 @@ fn gradients(x: &[f32], dy: &[f32], gamma: &[f32], beta: &[f32], old: f32) -> Ve
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(60))]
 
     #[test]
     fn layer_norm_equals_its_scalar_twin(rows in 0usize..70, dim in 1usize..80, seed in 0u64..1000) {

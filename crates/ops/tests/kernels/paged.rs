@@ -1,6 +1,6 @@
 //! Attention out of pages: right against f64, and a row's bits the same in chunks of any size, any batch and any pages.
 
-use crate::values::{assert_close, bits, on_any_threads, random};
+use crate::values::{assert_close, bits, cases, on_any_threads, random};
 use proptest::prelude::*;
 use tunesmith_ops::paged::{PAGE, PagedSpec, paged_attention, write_pages};
 
@@ -93,7 +93,7 @@ fn inputs(shape: Shape, tokens: usize, seed: u64) -> (Vec<f32>, Vec<f32>, Vec<f3
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(40))]
 
     #[test]
     fn a_pass_equals_its_scalar_twin(

@@ -1,6 +1,6 @@
 //! Quantised products: exactly what scalar code computes from the file's blocks, and a row's bits the same in every crowd.
 
-use crate::values::{bits, on_any_threads, random};
+use crate::values::{bits, cases, on_any_threads, random};
 use half::f16;
 use proptest::prelude::*;
 use tunesmith_ops::cpu::{Isa, isa};
@@ -132,7 +132,7 @@ fn kinds() -> impl Strategy<Value = QuantKind> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 120, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(120))]
 
     #[test]
     fn a_product_equals_its_scalar_twin_exactly(kind in kinds(), rows in 1usize..24, n in 1usize..50, blocks in 1usize..5, seed in 0u64..1000) {

@@ -1,6 +1,13 @@
 //! Numbers for the tests: reproducible, in a range where f32 sums of a few thousand terms stay comparable.
 
+use proptest::prelude::ProptestConfig;
 use tunesmith_ops::threads::build_pool;
+
+/// A property's settings: `usual` cases, or what PROPTEST_CASES says where a tool makes each of them slow.
+pub fn cases(usual: u32) -> ProptestConfig {
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(usual);
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
 
 /// `n` values in −1 .. 1 that depend on the seed.
 pub fn random(n: usize, seed: u64) -> Vec<f32> {

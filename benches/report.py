@@ -1,0 +1,132 @@
+"""From JSON lines to a table (Markdown) and a plot (SVG): ours beside each peer, the median of the turns.
+
+Called by bench.py. A line without `peer` is ours. Lines of one work and one turn make a pair, and a ratio is the median of the pairs'.
+"""
+
+import collections
+import datetime
+import html
+import json
+import statistics
+
+import machine
+
+KEYS = ("name", "tuning", "shape", "batch", "length", "threads")
+# Columns of the plot: pixels of the labels and of a bar that reaches 1.
+LABELS, UNIT, ROW = 330, 130, 26
+
+
+def works(lines):
+    """For each work its rows, ours and of each peer, in the order of their turns."""
+    found = {}
+    for row in lines:
+        key = tuple(row.get(k) if not (k == "tuning" and row.get(k) == "none") else None for k in KEYS)
+        if row["name"].startswith("product"):
+            key += (row["dtype"],)
+        sides = found.setdefault(key, collections.defaultdict(list))
+        sides[row.get("peer", "ours")].append(row)
+    return {key: sides for key, sides in found.items() if "ours" in sides}
+
+
+def label(key):
+    name, tuning, shape, batch, length, threads, *dtype = key
+    size = shape or (f"{batch} × {length}" if batch else None)
+    words = [name.replace("_", " "), tuning, *dtype, size, f"{threads} threads"]
+    return ", ".join(str(w).replace(" x ", " × ") for w in words if w)
+
+
+def compared(sides):
+    """The best peer, and the median ratio of ours to it turn by turn: of speed, and of memory where both tell it."""
+    peers = {name: rows for name, rows in sides.items() if name != "ours"}
+    if not peers:
+        return None
+    best = max(peers, key=lambda name: statistics.median(r["median"] for r in peers[name]))
+    pairs = list(zip(sides["ours"], peers[best]))
+    memory = [o["peak_rss_mib"] / p["peak_rss_mib"] for o, p in pairs if o.get("peak_rss_mib") and p.get("peak_rss_mib")]
+    speed = statistics.median(o["median"] / p["median"] for o, p in pairs)
+    return best, speed, statistics.median(memory) if memory else None
+
+
+def middle(rows, field="median"):
+    return statistics.median(r[field] for r in rows)
+
+
+def number(x):
+    return f"{x:,.0f}" if x >= 100 else f"{x:.1f}"
+
+
+def table(found):
+    out = ["| work | ours | peers | to the best of them | memory, ours and theirs |", "|---|---|---|---|---|"]
+    for key, sides in found.items():
+        if key[0].startswith("product"):
+            continue
+        ours, against = sides["ours"], compared(sides)
+        peers = "; ".join(f"{name} {number(middle(rows))}" for name, rows in sides.items() if name != "ours")
+        ratio, memory = "", ""
+        if against:
+            best, speed, share = against
+            ratio = f"**{speed:.2f} ×** {best}"
+            if share:
+                memory = f"{number(middle(ours, 'peak_rss_mib'))} and {number(middle(sides[best], 'peak_rss_mib'))} MiB, {share:.2f} ×"
+        elif "peak_rss_mib" in ours[0]:
+            memory = f"{number(middle(ours, 'peak_rss_mib'))} MiB"
+        out.append(f"| {label(key)} | {number(middle(ours))} {ours[0]['unit']} | {peers} | {ratio} | {memory} |")
+    return out
+
+
+def within(found):
+    """What is to be measured against ourselves: many sequences against one, adapters against none."""
+    named = {key[0]: sides["ours"] for key, sides in found.items()}
+    for name, than in (("decode 8", "decode"), ("decode 32", "decode"), ("decode 32 adapters", "decode 32"), ("first token beside 8", "first token")):
+        if name in named and than in named:
+            ratio = statistics.median(a["median"] / b["median"] for a, b in zip(named[name], named[than]))
+            yield f"- `{name}` is {ratio:.2f} × `{than}`"
+
+
+def products(found):
+    rows = [(key, sides) for key, sides in found.items() if key[0].startswith("product")]
+    if not rows:
+        return []
+    peaks = {key[-1]: middle(sides["ours"], "peak") for key, sides in rows}
+    told = ", ".join(f"{number(peak)} GF/s in {dtype}" for dtype, peak in peaks.items())
+    out = ["", "## Products", "", f"A loop that stays in registers reaches {told}.", "",
+           "| rows × in × out | ours | of the peak | torch | ours to torch |", "|---|---|---|---|---|"]
+    for key, sides in rows:
+        ours, against = sides["ours"], compared(sides)
+        peer = number(middle(sides["torch"])) if "torch" in sides else ""
+        ratio = f"{against[1]:.2f} ×" if against else ""
+        share = f"{100 * middle(ours) / middle(ours, 'peak'):.0f} %"
+        name = f"{key[2].replace(' x ', ' × ')}, {key[-1]}{', weight gradient' if key[0] == 'product tn' else ''}"
+        out.append(f"| {name} | {number(middle(ours))} GF/s | {share} | {peer} | {ratio} |")
+    return out
+
+
+def plot(found):
+    """Bars of ours to the best peer; the line at 1 is that peer."""
+    bars = [(label(key), compared(sides)) for key, sides in found.items() if not key[0].startswith("product")]
+    bars = [(name, *against[:2]) for name, against in bars if against]
+    longest = max((speed for _, _, speed in bars), default=1)
+    width, height = LABELS + int(UNIT * max(longest, 1.5)) + 150, 50 + ROW * len(bars)
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
+           'font-family="sans-serif" font-size="12">', f'<rect width="{width}" height="{height}" fill="#fff"/>',
+           f'<text x="10" y="20" font-size="13">Speed to the best peer, {html.escape(machine.name())}</text>']
+    for i, (name, best, speed) in enumerate(bars):
+        y, long = 36 + ROW * i, UNIT * speed
+        out.append(f'<text x="{LABELS - 8}" y="{y + 13}" text-anchor="end">{html.escape(name)}</text>')
+        out.append(f'<rect x="{LABELS}" y="{y}" width="{long:.0f}" height="{ROW - 8}" fill="{"#2a7f62" if speed >= 1 else "#c0703a"}"/>')
+        out.append(f'<text x="{LABELS + long + 6:.0f}" y="{y + 13}">{speed:.2f} × {html.escape(best)}</text>')
+    out.append(f'<line x1="{LABELS + UNIT}" y1="30" x2="{LABELS + UNIT}" y2="{height - 10}" stroke="#333" stroke-dasharray="3 3"/></svg>')
+    return out
+
+
+def write(lines, stem, a):
+    """`stem`.md, .svg and .jsonl; the last holds every line of the run."""
+    found = works(lines)
+    day = datetime.date.today().isoformat()
+    head = [f"# {machine.name()}", "", f"{day}, {a.turns} turns of {a.seconds:g} s each, ours and the peers' in one run; medians.", "",
+            f"![speed to the best peer]({stem.name}.svg)", ""]
+    text = [*head, *table(found), "", *within(found), *products(found)]
+    stem.with_suffix(".md").write_text("\n".join(text) + "\n", encoding="utf8")
+    stem.with_suffix(".svg").write_text("\n".join(plot(found)) + "\n", encoding="utf8")
+    stem.with_suffix(".jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines), encoding="utf8")
+    print(f"wrote {stem}.md, .svg and .jsonl")
