@@ -231,13 +231,15 @@ pub(crate) struct Source<'a> {
 }
 
 dispatch! {
-    /// Packs `cols` columns of `k` inputs into steps of `width` columns; columns beyond `cols` become 0.
+    /// Packs `cols` columns of `k` inputs into steps of `width` columns; columns beyond `cols` become 0, or hold anything where `width`
+    /// is not a multiple of the lanes. Whole vectors are written, so `out` must have room for one at the last step.
     pub(crate) fn pack_panel(source: Source<'_>, cols: usize, k: usize, width: usize, precision: Precision, out: &mut [f32]) = pack_panel_with;
 }
 
 #[inline(always)]
 fn pack_panel_with<S: Simd>(s: S, source: Source<'_>, cols: usize, k: usize, width: usize, precision: Precision, out: &mut [f32]) {
-    assert!(cols <= width && out.len() >= width * precision.steps(k));
+    let steps = precision.steps(k);
+    assert!(cols <= width && (steps == 0 || out.len() >= (steps - 1) * width + width.next_multiple_of(S::LANES)));
     match (precision, source.across) {
         (Precision::F32, true) => pack_across(s, source, cols, k, width, out),
         (Precision::F32, false) => pack_along(s, source, cols, k, width, out),
@@ -266,14 +268,13 @@ fn turn_block<S: Simd>(s: S, source: Source<'_>, column: usize, input: usize, in
 #[inline(always)]
 fn pack_across<S: Simd>(s: S, source: Source<'_>, cols: usize, k: usize, width: usize, out: &mut [f32]) {
     let lanes = S::LANES;
-    assert!(width.is_multiple_of(lanes), "a step is whole vectors");
     for column in (0..cols).step_by(lanes) {
         // Columns beyond `cols` that the source still has are read too: their lanes are never stored.
         let whole = source.data.len() >= (column + lanes - 1) * source.stride + k;
         for input in (0..k).step_by(lanes) {
             if whole && input + lanes <= k {
-                // SAFETY: the source has `lanes` rows from `column` and, in the last of them, k inputs; the output has `width` columns
-                // at each of the k steps, width is a multiple of lanes, and a source never overlaps its output (`&` and `&mut`).
+                // SAFETY: the source has `lanes` rows from `column` and, in the last of them, k inputs; the output has whole vectors
+                // from each of the k steps on (checked by the caller), and a source never overlaps its output (`&` and `&mut`).
                 unsafe {
                     let from = source.data.as_ptr().add(column * source.stride + input);
                     s.transpose(from, source.stride, out.as_mut_ptr().add(input * width + column), width);
@@ -307,7 +308,7 @@ fn pack_along<S: Simd>(s: S, source: Source<'_>, cols: usize, k: usize, width: u
 #[inline(always)]
 fn pack_pairs<S: Simd>(s: S, source: Source<'_>, cols: usize, k: usize, width: usize, out: &mut [f32]) {
     let lanes = S::LANES;
-    assert!(lanes.is_multiple_of(2) && width.is_multiple_of(lanes), "a step is whole vectors");
+    assert!(lanes.is_multiple_of(2), "pairs of inputs fill a vector");
     for column in (0..cols).step_by(lanes) {
         for input in (0..k).step_by(lanes) {
             let inputs = (k - input).min(lanes);

@@ -113,8 +113,7 @@ impl Product<'_> {
         let (k, steps) = (self.w.k(), self.steps);
         let tiles = rows.len().div_ceil(S::MR);
         let direct = MODE != PAIRS && rows.len() <= DIRECT_ROWS.min(S::MR);
-        let step = S::MR.next_multiple_of(S::LANES);
-        let packed = if direct { 0 } else { tiles * steps * step };
+        let packed = if direct { 0 } else { tiles * steps * S::MR + S::LANES };
         let spill = tiles * S::MR * PANEL_VECTORS * S::LANES;
         let panel_slice = match self.w {
             Right::Packed(_) => 0,
@@ -128,12 +127,13 @@ impl Product<'_> {
                 Left { start: x.as_ptr(), tile: 0, row: k, step: 1 }
             } else {
                 let precision = if MODE == PAIRS { Precision::Bf16 } else { Precision::F32 };
-                for (i, out) in packed.chunks_exact_mut((steps * step).max(1)).enumerate() {
+                for i in 0..tiles {
                     let here = (rows.len() - i * S::MR).min(S::MR);
                     let source = Source { data: &x[i * S::MR * k..], stride: k, across: true };
-                    pack_panel(source, here, k, step, precision, out);
+                    // Whole vectors are written: what a step has too much, the next one replaces.
+                    pack_panel(source, here, k, S::MR, precision, &mut packed[i * steps * S::MR..]);
                 }
-                Left { start: packed.as_ptr(), tile: steps * step, row: 1, step }
+                Left { start: packed.as_ptr(), tile: steps * S::MR, row: 1, step: S::MR }
             };
             for index in panels {
                 let panel = panel(index, self.w.n(), steps, S::LANES);

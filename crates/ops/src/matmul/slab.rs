@@ -17,11 +17,11 @@ pub(super) struct Slab<'a> {
     pub rows: usize,
     /// Columns of a group.
     pub group: usize,
-    /// Elements per step of a group, whole vectors.
+    /// Elements per step of a group. Whole vectors are written: what a step has too much, the next one replaces.
     pub width: usize,
     /// The same for the last group.
     pub last_width: usize,
-    /// Elements from one group to the next.
+    /// Elements from one group to the next: room for a whole vector at the last step.
     pub group_len: usize,
 }
 
@@ -50,35 +50,38 @@ fn pack_slab_with<S: Simd>(s: S, slab: Slab<'_>, precision: Precision, out: &mut
 impl Slab<'_> {
     /// Where step `i` of the group that begins at column `first` lies.
     #[inline(always)]
-    fn step<'b>(&self, out: &'b mut [f32], first: usize, i: usize) -> &'b mut [f32] {
+    fn step(&self, first: usize, i: usize) -> usize {
         let width = if first + self.group < self.cols { self.width } else { self.last_width };
-        &mut out[first / self.group * self.group_len + i * width..][..width]
+        first / self.group * self.group_len + i * width
+    }
+
+    /// Calls `f` for each vector of a row: its first column, its elements in `row`, and where it goes.
+    #[inline(always)]
+    fn vectors(&self, row: &[f32], lanes: usize, i: usize, mut f: impl FnMut(usize, &[f32], usize)) {
+        for first in (0..self.cols).step_by(self.group) {
+            let to = self.step(first, i);
+            let cols = self.group.min(self.cols - first);
+            for column in (0..cols).step_by(lanes) {
+                // Of a group that is narrower than a vector, columns of the next one are read too; nobody reads them here.
+                f(first + column, &row[first + column..], to + column);
+            }
+        }
     }
 }
 
 #[inline(always)]
 fn pack_row<S: Simd>(s: S, slab: &Slab, row: &[f32], i: usize, out: &mut [f32]) {
-    for (index, group) in row.chunks(slab.group).enumerate() {
-        let out = slab.step(out, index * slab.group, i);
-        for (part, out) in group.chunks(S::LANES).zip(out.chunks_exact_mut(S::LANES)) {
-            s.store(s.load_some(part), out);
-        }
-    }
+    slab.vectors(row, S::LANES, i, |_, part, to| s.store(s.load_some(part), &mut out[to..]));
 }
 
 #[inline(always)]
 fn pack_pair<S: Simd>(s: S, slab: &Slab, low: &[f32], high: Option<&[f32]>, i: usize, out: &mut [f32]) {
-    for (index, group) in low.chunks(slab.group).enumerate() {
-        let first = index * slab.group;
-        let out = slab.step(out, first, i);
-        for (j, (part, out)) in group.chunks(S::LANES).zip(out.chunks_exact_mut(S::LANES)).enumerate() {
-            let low = bf16_bits(s, s.load_some(part));
-            let mut both = s.shr::<16>(low);
-            if let Some(high) = high {
-                let part = &high[first + j * S::LANES..][..part.len()];
-                both = s.ior(both, s.iand(bf16_bits(s, s.load_some(part)), s.isplat(0xffff_0000)));
-            }
-            s.store(s.float(both), out);
+    slab.vectors(low, S::LANES, i, |column, part, to| {
+        let low = bf16_bits(s, s.load_some(part));
+        let mut both = s.shr::<16>(low);
+        if let Some(high) = high {
+            both = s.ior(both, s.iand(bf16_bits(s, s.load_some(&high[column..])), s.isplat(0xffff_0000)));
         }
-    }
+        s.store(s.float(both), &mut out[to..]);
+    });
 }

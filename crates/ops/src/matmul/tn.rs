@@ -16,6 +16,8 @@ const SLICE: usize = 384;
 const MAX_ROWS: usize = 288;
 /// Most panels of c in a task's rectangle.
 const MAX_PANELS: usize = 12;
+/// Elements between the groups of a slab, so that the same step of all groups does not fall into one set of a cache.
+const APART: usize = 16;
 /// Multiply-adds below which a product is not worth a second thread.
 const SMALL: usize = 1 << 17;
 
@@ -74,29 +76,29 @@ impl Transposed<'_> {
         let first = panels.start * width;
         let cols = k.min(panels.end * width) - first;
         let most = precision.steps(self.t.min(SLICE));
-        let step = S::MR.next_multiple_of(S::LANES);
         let last = panel(panels.len() - 1, cols, 0, S::LANES);
-        let left_len = rows.len().div_ceil(S::MR) * most * step;
-        with_scratch(left_len + panels.len() * most * width, |scratch| {
+        let (left_group, right_group) = (most * S::MR + APART, most * width + APART);
+        let left_len = rows.len().div_ceil(S::MR) * left_group;
+        with_scratch(left_len + panels.len() * right_group, |scratch| {
             let (left, right) = scratch.split_at_mut(left_len);
             for from in (0..self.t).step_by(SLICE) {
                 let deep = (self.t - from).min(SLICE);
                 let steps = precision.steps(deep);
-                let (data, group_len) = (&self.a[from * n + rows.start..], most * step);
-                let slab = Slab { data, stride: n, cols: rows.len(), rows: deep, group: S::MR, width: step, last_width: step, group_len };
+                let (data, group_len) = (&self.a[from * n + rows.start..], left_group);
+                let slab = Slab { data, stride: n, cols: rows.len(), rows: deep, group: S::MR, width: S::MR, last_width: S::MR, group_len };
                 pack_slab(slab, precision, left);
-                let (data, group_len, last_width) = (&self.b[from * k + first..], most * width, last.vectors * S::LANES);
+                let (data, group_len, last_width) = (&self.b[from * k + first..], right_group, last.vectors * S::LANES);
                 let slab = Slab { data, stride: k, cols, rows: deep, group: width, width, last_width, group_len };
                 pack_slab(slab, precision, right);
-                for (index, right) in right.chunks_exact(most * width).enumerate() {
+                for (index, right) in right.chunks_exact(right_group).enumerate() {
                     let p = panel(index, cols, steps, S::LANES);
-                    for (i, left) in left.chunks_exact(most * step).enumerate() {
+                    for (i, left) in left.chunks_exact(left_group).enumerate() {
                         let row = rows.start + i * S::MR;
                         let job = Tile {
                             k: steps,
                             a: left.as_ptr(),
                             a_row: 1,
-                            a_step: step,
+                            a_step: S::MR,
                             b: right.as_ptr(),
                             b_step: p.vectors * S::LANES,
                             c: c.ptr().wrapping_add(row * k + first + p.first),

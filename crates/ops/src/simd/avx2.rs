@@ -188,6 +188,8 @@ impl Simd for Avx2 {
             }
             for j in 0..4 {
                 _mm256_storeu_ps(dst.add(j * dst_ld), _mm256_permute2f128_ps::<0x20>(r[j], r[4 + j]));
+            }
+            for j in 0..4 {
                 _mm256_storeu_ps(dst.add((4 + j) * dst_ld), _mm256_permute2f128_ps::<0x31>(r[j], r[4 + j]));
             }
         }

@@ -204,11 +204,11 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
                 t[8 + j] = _mm512_shuffle_f32x4::<0x88>(r[8 + j], r[12 + j]);
                 t[12 + j] = _mm512_shuffle_f32x4::<0xdd>(r[8 + j], r[12 + j]);
             }
-            for j in 0..4 {
+            for j in 0..8 {
                 _mm512_storeu_ps(dst.add(j * dst_ld), _mm512_shuffle_f32x4::<0x88>(t[j], t[8 + j]));
+            }
+            for j in 0..8 {
                 _mm512_storeu_ps(dst.add((8 + j) * dst_ld), _mm512_shuffle_f32x4::<0xdd>(t[j], t[8 + j]));
-                _mm512_storeu_ps(dst.add((4 + j) * dst_ld), _mm512_shuffle_f32x4::<0x88>(t[4 + j], t[12 + j]));
-                _mm512_storeu_ps(dst.add((12 + j) * dst_ld), _mm512_shuffle_f32x4::<0xdd>(t[4 + j], t[12 + j]));
             }
         }
     }

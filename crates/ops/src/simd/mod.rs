@@ -99,7 +99,8 @@ pub trait Simd: Copy + Send + Sync {
     /// `yes` where `a < b` as unsigned integers, else `no`.
     fn select_below(self, a: Self::I, b: Self::I, yes: Self::F, no: Self::F) -> Self::F;
 
-    /// Transposes a `LANES` × `LANES` block: `dst[c · dst_ld + r] = src[r · src_ld + c]`.
+    /// Transposes a `LANES` × `LANES` block: `dst[c · dst_ld + r] = src[r · src_ld + c]`. Rows of dst are written in order, so where
+    /// they overlap, the later one stays.
     ///
     /// # Safety
     /// Both pointers must be valid for `LANES` rows of `LANES` elements at their stride, and must not overlap.

@@ -152,8 +152,8 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn transpose(self, src: *const f32, src_ld: usize, dst: *mut f32, dst_ld: usize) {
-        for r in 0..L {
-            for c in 0..L {
+        for c in 0..L {
+            for r in 0..L {
                 // SAFETY: the caller promises four rows of four elements at these strides on both sides.
                 unsafe { *dst.add(c * dst_ld + r) = *src.add(r * src_ld + c) };
             }
