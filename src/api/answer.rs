@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tunesmith_ml::error::MlError;
 use tunesmith_ml::infer::{ServedClassifier, ServedEncoder, finish_vector, sigmoid, softmax};
 use tunesmith_ml::spec::ProblemType;
-use tunesmith_ml::text::{Encoded, TextTokenizer};
+use tunesmith_ml::text::{Encoded, TextTokenizer, check_ids};
 
 use super::error::{ApiError, shorten};
 use super::passages::Passage;
@@ -132,18 +132,11 @@ pub async fn vectors(state: &AppState, name: &str, texts: Vec<Passage>, wanted: 
             let text = if lower_case { text.to_lowercase() } else { text };
             tokenizer.encode(&text, None).map_err(|e| unreadable(&e, field, i))
         }
-        Passage::Tokens(ids) => match ids.iter().find(|id| **id as usize >= vocabulary) {
-            Some(id) => {
-                let message = format!(
-                    "`{field}[{i}]` holds token {id}, but the model's vocabulary has {vocabulary}; `/tokenize` tells a text's tokens."
-                );
-                Err(ApiError::field(format!("{field}[{i}]"), message))
-            }
-            None => {
-                let kept = ids.len().min(tokenizer.max_length());
-                Ok(Encoded { ids: ids[..kept].to_vec(), type_ids: vec![0; kept], truncated: ids.len() - kept })
-            }
-        },
+        Passage::Tokens(ids) => {
+            check_ids(ids, vocabulary).map_err(|e| unreadable(&e, field, i))?;
+            let kept = ids.len().min(tokenizer.max_length());
+            Ok(Encoded { ids: ids[..kept].to_vec(), type_ids: vec![0; kept], truncated: ids.len() - kept })
+        }
     };
     let rows = encode(encoder.clone(), texts, wanted.truncate, field, read).await?;
     let (tokens, truncated) = (tokens_of(&rows), truncated_of(&rows));

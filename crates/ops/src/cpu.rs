@@ -188,30 +188,26 @@ dispatch! {
 
 #[inline(always)]
 fn fma_burst_with<S: Simd>(s: S, rounds: usize) -> f32 {
-    // Values that the compiler cannot know, different per accumulator, so that no chain is folded into another.
     let (factor, add) = (s.splat(std::hint::black_box(0.999)), s.splat(std::hint::black_box(0.001)));
-    let mut acc = [s.splat(0.0); BURST];
-    for (i, a) in acc.iter_mut().enumerate() {
-        *a = s.splat(std::hint::black_box(i as f32));
-    }
-    for _ in 0..rounds {
-        for a in &mut acc {
-            *a = s.fma(*a, factor, add);
-        }
-    }
-    acc.iter().map(|a| s.sum(*a)).sum()
+    burst(s, rounds, |a| s.fma(a, factor, add))
 }
 
 #[inline(always)]
 fn bf16_burst_with<S: Simd>(s: S, rounds: usize) -> f32 {
     let (left, right) = (s.isplat(std::hint::black_box(0x3c00_3c00)), s.isplat(std::hint::black_box(0x3c01_3c02)));
+    burst(s, rounds, |a| s.dot_bf16(a, left, right))
+}
+
+#[inline(always)]
+fn burst<S: Simd>(s: S, rounds: usize, add: impl Fn(S::F) -> S::F) -> f32 {
     let mut acc = [s.splat(0.0); BURST];
+    // Values that the compiler cannot know, different per accumulator, so that no chain is folded into another.
     for (i, a) in acc.iter_mut().enumerate() {
         *a = s.splat(std::hint::black_box(i as f32));
     }
     for _ in 0..rounds {
         for a in &mut acc {
-            *a = s.dot_bf16(*a, left, right);
+            *a = add(*a);
         }
     }
     acc.iter().map(|a| s.sum(*a)).sum()

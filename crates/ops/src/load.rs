@@ -5,7 +5,7 @@
 
 use memmap2::{MmapOptions, MmapRaw};
 use std::fs::OpenOptions;
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -37,10 +37,13 @@ impl LoadPage {
     /// Maps the page in the file `path`, which is made if it is not there.
     ///
     /// # Errors
-    /// If the file cannot be made or mapped.
+    /// If the file cannot be made, filled or mapped.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        file.set_len(PAGE)?;
+        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        if file.metadata()?.len() < PAGE {
+            // Written, and no hole: on a full disk this is an error, where the first write to a mapped hole would be a signal.
+            file.write_all(&[0; PAGE as usize])?;
+        }
         Ok(Self { map: MmapOptions::new().len(PAGE as usize).map_raw(&file)? })
     }
 
@@ -78,6 +81,15 @@ impl Drop for Pass<'_> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_full_disk_is_an_error() {
+        // The device that has no room.
+        let full = Path::new("/dev/full");
+        if full.exists() {
+            assert!(LoadPage::open(full).is_err());
+        }
+    }
 
     #[test]
     fn two_maps_of_a_page_see_each_other() {

@@ -5,6 +5,7 @@ use super::tokens::{Places, places_in};
 use crate::api::error::ApiError;
 use crate::api::passages::{Passage, Passages};
 use crate::serve::Language;
+use tunesmith_ml::text::check_ids;
 
 /// Most prompts of one request.
 const MOST: usize = 256;
@@ -41,7 +42,8 @@ impl Prompt {
                 Ok(Prompt { ids, places: places_in(&text, spans), text })
             };
             let tokens = |ids: Vec<u32>, field: String| -> Result<Prompt, ApiError> {
-                model.decoder().check_ids(&ids).map_err(|e| ApiError::field(field.clone(), format!("`{field}`: {e}.")))?;
+                check_ids(&ids, model.decoder().config.vocab_size)
+                    .map_err(|e| ApiError::field(field.clone(), format!("`{field}`: {e}.")))?;
                 let mut places = Places::default();
                 let places = ids.iter().map(|id| places.next(tokenizer.bytes_of(*id, false))).collect();
                 Ok(Prompt { text: tokenizer.text_of(&ids, false), places, ids })

@@ -142,6 +142,14 @@ impl Server {
         answer(self.request(Method::POST, path).json(body)).await
     }
 
+    /// Posts each body and checks that it is refused with `status` and names that parameter.
+    pub async fn refuses(&self, path: &str, status: u16, cases: impl IntoIterator<Item = (Value, &str)>) {
+        for (body, param) in cases {
+            let error = self.post(path, &body).await.error(status);
+            assert_eq!(error["param"], param, "{path} {body}: {error}");
+        }
+    }
+
     pub async fn upload(&self, name: &str, bytes: impl Into<Vec<u8>>) -> Answer {
         self.upload_for("fine-tune", name, bytes).await
     }

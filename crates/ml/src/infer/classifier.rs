@@ -91,7 +91,7 @@ impl ServedClassifier {
     /// [`MlError::AdapterMismatch`] if it does not fit the base, or has no head.
     pub fn adapter(base: Arc<ServedBase>, folder: &Path) -> Result<Self> {
         let (encoder, head) = ServedEncoder::adapter(base, folder)?;
-        let missing = || MlError::AdapterMismatch("the adapter has no classifier".to_owned());
+        let missing = || MlError::AdapterMismatch("the adapter was not trained to classify".to_owned());
         Self::of(Arc::new(encoder), head.ok_or_else(missing)?, folder)
     }
 

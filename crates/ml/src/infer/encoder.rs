@@ -220,9 +220,10 @@ fn answer_group(
                     Asked::Vector { prompt_tokens, .. } => prompt_tokens,
                     Asked::Logits(_) => 0,
                 };
-                recipe.vector(&states[from..to], width, prompt_tokens)
+                recipe.pool(&states[from..to], width, prompt_tokens)
             };
-            Ok(group.iter().zip(places).map(one).collect())
+            let pooled = group.iter().zip(places).flat_map(one).collect();
+            Ok(recipe.vectors(pooled, group.len()))
         }
     }
 }

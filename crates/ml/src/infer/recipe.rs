@@ -206,15 +206,20 @@ impl Recipe {
         self.steps.iter().map(of).sum()
     }
 
-    /// The vector of states `[tokens, width]`, before the last normalisation.
-    pub(super) fn vector(&self, states: &[f32], width: usize, prompt_tokens: usize) -> Vec<f32> {
+    /// The row that the pooling makes of a text's states `[tokens, width]`.
+    pub(super) fn pool(&self, states: &[f32], width: usize, prompt_tokens: usize) -> Vec<f32> {
         let tokens = states.len() / width;
         let skip = if self.include_prompt { 0 } else { prompt_tokens.min(tokens.saturating_sub(1)) };
-        let pooled = self.pooling.iter().flat_map(|mode| mode.pool(states, width, skip)).collect();
-        self.steps.iter().fold(pooled, |x, step| match step {
-            Step::Dense(dense) => dense.forward(&x),
-            Step::Normalize => normalized(x),
-        })
+        self.pooling.iter().flat_map(|mode| mode.pool(states, width, skip)).collect()
+    }
+
+    /// The vectors of pooled rows, joined, before the last normalisation.
+    pub(super) fn vectors(&self, pooled: Vec<f32>, rows: usize) -> Vec<Vec<f32>> {
+        let joined = self.steps.iter().fold(pooled, |x, step| match step {
+            Step::Dense(dense) => dense.forward(&x, rows),
+            Step::Normalize => x.chunks_exact(x.len() / rows).flat_map(|row| normalized(row.to_vec())).collect(),
+        });
+        joined.chunks_exact(joined.len() / rows).map(<[f32]>::to_vec).collect()
     }
 }
 
@@ -291,9 +296,9 @@ impl Dense {
         Ok(Self { weight, bias, activation })
     }
 
-    fn forward(&self, x: &[f32]) -> Vec<f32> {
-        let mut y = vec![0.0; self.weight.n()];
-        matmul(x, 1, &self.weight, &mut y, Epilogue { bias: self.bias.as_deref(), ..Epilogue::default() });
+    fn forward(&self, x: &[f32], rows: usize) -> Vec<f32> {
+        let mut y = vec![0.0; rows * self.weight.n()];
+        matmul(x, rows, &self.weight, &mut y, Epilogue { bias: self.bias.as_deref(), ..Epilogue::default() });
         let Some(kind) = self.activation else { return y };
         let mut activated = vec![0.0; y.len()];
         activation::forward(kind, &y, &mut activated);

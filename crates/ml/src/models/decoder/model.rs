@@ -6,7 +6,7 @@ use tunesmith_ops::matmul::Precision;
 
 use super::block::{Block, LINEARS_PER_BLOCK, Norm};
 use super::config::DecoderConfig;
-use crate::error::{MlError, Result};
+use crate::error::Result;
 use crate::models::BackwardPlan;
 use crate::nn::{Adapter, Ctx, Dropout, Embedding, Kernels, Linear, Param, RopeTable, add, with_f32_mut};
 
@@ -193,16 +193,5 @@ impl Decoder {
         let embedding = if self.config.tied { 0 } else { self.embedding.packed_bytes() };
         let packed = self.linears().map(Linear::packed_bytes).sum::<usize>() + output + embedding;
         self.params().map(|p| p.value.elem_count() * 4).sum::<usize>() + packed
-    }
-
-    /// Checks that a tokenizer's ids fit.
-    ///
-    /// # Errors
-    /// If `ids` asks for a row beyond the embedding.
-    pub fn check_ids(&self, ids: &[u32]) -> Result<()> {
-        match ids.iter().find(|id| **id as usize >= self.config.vocab_size) {
-            Some(id) => Err(MlError::Format(format!("token id {id} is beyond the vocabulary of {}", self.config.vocab_size))),
-            None => Ok(()),
-        }
     }
 }
