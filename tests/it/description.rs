@@ -1,5 +1,6 @@
 //! The API's description: current in the repository, the same from the server and the command line.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::harness::{Server, command};
@@ -16,6 +17,20 @@ fn the_committed_description_is_current() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi.yaml");
     let committed = std::fs::read_to_string(path).unwrap_or_default();
     assert!(committed == printed(), "openapi.yaml is not current: run `cargo run -- openapi > openapi.yaml`");
+}
+
+#[test]
+fn no_schema_asks_for_two_types_at_once() {
+    let text = printed();
+    let lines: Vec<&str> = text.lines().collect();
+    let all_of = lines.iter().enumerate().filter(|(_, line)| line.trim_end().ends_with("allOf:"));
+    for (at, line) in all_of {
+        let indent = " ".repeat(line.len() - line.trim_start().len());
+        let parts =
+            lines[at + 1..].iter().take_while(|l| l.starts_with(&indent) && !l[indent.len()..].starts_with(|c: char| c.is_alphabetic()));
+        let types: BTreeSet<&str> = parts.filter_map(|l| l[indent.len()..].strip_prefix("- type: ")).collect();
+        assert!(types.len() <= 1, "line {}: nothing is of all types {types:?}", at + 1);
+    }
 }
 
 #[tokio::test]

@@ -22,12 +22,13 @@ pub(super) enum Question {
     Score(Score),
 }
 
+// The kinds have their descriptions with them: beside a description at the field, utoipa would make an object of the inlined word.
+
 /// Of a statement.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = PredicateQuestion)]
 pub(super) struct Predicate {
-    /// Always `predicate`.
     #[serde(rename = "type")]
     #[schema(inline)]
     _kind: PredicateKind,
@@ -43,7 +44,6 @@ pub(super) struct Predicate {
 #[serde(deny_unknown_fields)]
 #[schema(as = ChoiceQuestion)]
 pub(super) struct Choice {
-    /// Always `choice`.
     #[serde(rename = "type")]
     #[schema(inline)]
     _kind: ChoiceKind,
@@ -62,7 +62,6 @@ pub(super) struct Choice {
 #[serde(deny_unknown_fields)]
 #[schema(as = ScoreQuestion)]
 pub(super) struct Score {
-    /// Always `score`.
     #[serde(rename = "type")]
     #[schema(inline)]
     _kind: ScoreKind,
@@ -76,21 +75,21 @@ pub(super) struct Score {
     name: Option<String>,
 }
 
-/// The word for a predicate.
+/// Always `predicate`.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum PredicateKind {
     Predicate,
 }
 
-/// The word for a choice.
+/// Always `choice`.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum ChoiceKind {
     Choice,
 }
 
-/// The word for a scale.
+/// Always `score`.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum ScoreKind {
