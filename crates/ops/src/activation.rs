@@ -3,8 +3,10 @@
 //! An element's bits do not depend on where it stands: what is left over after full vectors goes through the same
 //! instructions with masked loads.
 
+use crate::matmul::Shared;
 use crate::simd::{Simd, dispatch, math};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Elements per task.
 const CHUNK: usize = 1 << 14;
@@ -38,6 +40,21 @@ pub fn backward(kind: Activation, x: &[f32], dy: &[f32], dx: &mut [f32]) {
     chunks.for_each(|(dx, (x, dy))| slopes(kind, x, dy, dx));
 }
 
+/// `y = f(y)` for a part of y `[.., n]`: these columns of these rows.
+///
+/// # Safety
+/// y must have these elements, and nothing else may use them during the call.
+pub(crate) unsafe fn activate(kind: Activation, y: Shared, n: usize, rows: Range<usize>, cols: Range<usize>) {
+    for row in rows {
+        // SAFETY: passed on to the caller.
+        in_place(kind, unsafe { std::slice::from_raw_parts_mut(y.ptr().add(row * n + cols.start), cols.len()) });
+    }
+}
+
+dispatch! {
+    fn in_place(kind: Activation, y: &mut [f32]) = in_place_with;
+}
+
 dispatch! {
     fn values(kind: Activation, x: &[f32], y: &mut [f32]) = values_with;
 }
@@ -46,25 +63,38 @@ dispatch! {
     fn slopes(kind: Activation, x: &[f32], dy: &[f32], dx: &mut [f32]) = slopes_with;
 }
 
+/// Calls `$f` with the curve of an activation.
+macro_rules! with_curve {
+    ($kind:expr, $f:ident($s:expr, $($arg:expr),*)) => {
+        match $kind {
+            Activation::Gelu => $f::<S, Gelu>($s, $($arg),*),
+            Activation::GeluTanh => $f::<S, GeluTanh>($s, $($arg),*),
+            Activation::Relu => $f::<S, Relu>($s, $($arg),*),
+            Activation::Tanh => $f::<S, Tanh>($s, $($arg),*),
+            Activation::Silu => $f::<S, Silu>($s, $($arg),*),
+        }
+    };
+}
+
+#[inline(always)]
+fn in_place_with<S: Simd>(s: S, kind: Activation, y: &mut [f32]) {
+    with_curve!(kind, map_in_place(s, y));
+}
+
 #[inline(always)]
 fn values_with<S: Simd>(s: S, kind: Activation, x: &[f32], y: &mut [f32]) {
-    match kind {
-        Activation::Gelu => map_values::<S, Gelu>(s, x, y),
-        Activation::GeluTanh => map_values::<S, GeluTanh>(s, x, y),
-        Activation::Relu => map_values::<S, Relu>(s, x, y),
-        Activation::Tanh => map_values::<S, Tanh>(s, x, y),
-        Activation::Silu => map_values::<S, Silu>(s, x, y),
-    }
+    with_curve!(kind, map_values(s, x, y));
 }
 
 #[inline(always)]
 fn slopes_with<S: Simd>(s: S, kind: Activation, x: &[f32], dy: &[f32], dx: &mut [f32]) {
-    match kind {
-        Activation::Gelu => map_slopes::<S, Gelu>(s, x, dy, dx),
-        Activation::GeluTanh => map_slopes::<S, GeluTanh>(s, x, dy, dx),
-        Activation::Relu => map_slopes::<S, Relu>(s, x, dy, dx),
-        Activation::Tanh => map_slopes::<S, Tanh>(s, x, dy, dx),
-        Activation::Silu => map_slopes::<S, Silu>(s, x, dy, dx),
+    with_curve!(kind, map_slopes(s, x, dy, dx));
+}
+
+#[inline(always)]
+fn map_in_place<S: Simd, C: Curve>(s: S, y: &mut [f32]) {
+    for y in y.chunks_mut(S::LANES) {
+        s.store_some(C::value(s, s.load_some(y)), y);
     }
 }
 

@@ -3,7 +3,7 @@
 //! The environment variable `TUNESMITH_ISA` (`scalar`, `avx2`, `avx512`) lowers the answer, for tests and for comparing
 //! results with an older machine; it never raises it. It is read here and nowhere else.
 
-use crate::simd::{Simd, dispatch};
+use crate::simd::{Simd, dispatch, dispatch_bf16};
 use std::sync::OnceLock;
 
 /// An instruction set that kernels are written for.
@@ -66,6 +66,7 @@ fn best_isa() -> Isa {
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl");
+    // An AVX-512 kernel may use AVX2.
     match (avx512, avx2) {
         (true, true) => Isa::Avx512,
         (_, true) => Isa::Avx2,
@@ -173,12 +174,12 @@ const BURST: usize = 12;
 
 dispatch! {
     /// Runs `rounds` rounds of multiply-adds that stay in registers: the peak that products are measured against.
-    pub fn fma_burst(rounds: usize) -> f32 = fma_burst_with;
+    pub fn fma_burst(rounds: usize) -> f32 = burst::<_, false>;
 }
 
-dispatch! {
+dispatch_bf16! {
     /// As [`fma_burst`] with pairs of bf16, so twice as many operations: the peak of the unit where there is one.
-    pub fn bf16_burst(rounds: usize) -> f32 = bf16_burst_with;
+    pub fn bf16_burst(rounds: usize) -> f32 = burst::<_, true>;
 }
 
 dispatch! {
@@ -187,19 +188,8 @@ dispatch! {
 }
 
 #[inline(always)]
-fn fma_burst_with<S: Simd>(s: S, rounds: usize) -> f32 {
+fn burst<S: Simd, const BF16: bool>(s: S, rounds: usize) -> f32 {
     let (factor, add) = (s.splat(std::hint::black_box(0.999)), s.splat(std::hint::black_box(0.001)));
-    burst(s, rounds, |a| s.fma(a, factor, add))
-}
-
-#[inline(always)]
-fn bf16_burst_with<S: Simd>(s: S, rounds: usize) -> f32 {
-    let (left, right) = (s.isplat(std::hint::black_box(0x3c00_3c00)), s.isplat(std::hint::black_box(0x3c01_3c02)));
-    burst(s, rounds, |a| s.dot_bf16(a, left, right))
-}
-
-#[inline(always)]
-fn burst<S: Simd>(s: S, rounds: usize, add: impl Fn(S::F) -> S::F) -> f32 {
     let mut acc = [s.splat(0.0); BURST];
     // Values that the compiler cannot know, different per accumulator, so that no chain is folded into another.
     for (i, a) in acc.iter_mut().enumerate() {
@@ -207,7 +197,7 @@ fn burst<S: Simd>(s: S, rounds: usize, add: impl Fn(S::F) -> S::F) -> f32 {
     }
     for _ in 0..rounds {
         for a in &mut acc {
-            *a = add(*a);
+            *a = if BF16 { s.dot_bf16(*a, s.bits(factor), s.bits(add)) } else { s.fma(*a, factor, add) };
         }
     }
     acc.iter().map(|a| s.sum(*a)).sum()

@@ -13,18 +13,6 @@ dispatch! {
     pub fn from_bf16(x: &[bf16], y: &mut [f32]) = from_bf16_with;
 }
 
-/// The bf16 nearest to each lane, in the lane's upper half; the lower half is left as it comes.
-#[inline(always)]
-pub(crate) fn bf16_bits<S: Simd>(s: S, v: S::F) -> S::I {
-    let bits = s.bits(v);
-    let odd = s.iand(s.shr::<16>(bits), s.isplat(1));
-    let rounded = s.iadd(s.iadd(bits, s.isplat(0x7fff)), odd);
-    // A NaN could round into infinity or zero; a quiet bit set in place keeps it a NaN.
-    let magnitude = s.iand(bits, s.isplat(0x7fff_ffff));
-    let quiet = s.float(s.ior(bits, s.isplat(0x0040_0000)));
-    s.bits(s.select_below(s.isplat(0x7f80_0000), magnitude, quiet, s.float(rounded)))
-}
-
 // The two loops below hold no vectors by name: compiled with an instruction set's features they become vector code.
 
 #[inline(always)]

@@ -155,6 +155,14 @@ impl Encoder {
         self.blocks.iter_mut().flat_map(Block::linears_mut).try_for_each(|l| l.pack(precision, backward))
     }
 
+    /// Rounds every linear layer to int8, to serve.
+    ///
+    /// # Errors
+    /// If a weight is not finite.
+    pub fn pack_int8(&mut self) -> Result<()> {
+        self.blocks.iter_mut().flat_map(Block::linears_mut).try_for_each(Linear::pack_int8)
+    }
+
     /// Bytes of all weights, packed and plain.
     pub fn bytes(&self) -> usize {
         self.params().map(|p| p.value.elem_count() * 4).sum::<usize>() + self.linears().map(Linear::packed_bytes).sum::<usize>()
@@ -170,8 +178,7 @@ impl Block {
         let mixed = self.attention.forward(&q, &k, &v, ctx)?;
         let y = self.attention_dropout.apply(self.attention_out.forward(&mixed, ctx)?, row_ids, ctx)?;
         let h = self.attention_norm.forward(&add(y, x, kernels)?, ctx)?;
-        let up = self.up.forward(&h, ctx)?;
-        let activated = self.act.forward(&up, ctx)?;
+        let activated = self.up.forward_activated(&h, self.act, ctx)?;
         let y = self.down_dropout.apply(self.down.forward(&activated, ctx)?, row_ids, ctx)?;
         self.out_norm.forward(&add(y, &h, kernels)?, ctx)
     }

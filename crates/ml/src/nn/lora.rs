@@ -144,17 +144,23 @@ impl LoraLayer {
     /// Adds the update to `y` `[tokens, out]` at `rows`; saves `A·x`.
     pub(super) fn forward_native(&self, xs: &[f32], y: &mut [f32], rows: Range<usize>, ctx: &mut Ctx) -> Result<()> {
         let (r, input, out) = self.dims()?;
-        let packs = self.packs()?;
         let dropped = self.dropped(xs, input, &rows, ctx);
         let x = dropped.as_deref().unwrap_or(&xs[rows.start * input..rows.end * input]);
-        let mut u = vec![0f32; rows.len() * r];
-        matmul(x, rows.len(), &packs.a, &mut u, Epilogue::default());
-        let ep = Epilogue { scale: self.scale, accumulate: true, ..Epilogue::default() };
-        matmul(&u, rows.len(), &packs.b, &mut y[rows.start * out..rows.end * out], ep);
+        let u = self.add(x, &mut y[rows.start * out..rows.end * out])?;
         if ctx.recording() {
             ctx.push(&Tensor::from_vec(u, (rows.len(), r), self.a.value.device())?);
         }
         Ok(())
+    }
+
+    /// Adds the update of x `[rows, in]`, without dropout, to y `[rows, out]`; returns `A·x` `[rows, r]`.
+    pub(super) fn add(&self, x: &[f32], y: &mut [f32]) -> Result<Vec<f32>> {
+        let packs = self.packs()?;
+        let rows = x.len() / packs.a.k();
+        let mut u = vec![0f32; rows * packs.a.n()];
+        matmul(x, rows, &packs.a, &mut u, Epilogue::default());
+        matmul(&u, rows, &packs.b, y, Epilogue { scale: self.scale, accumulate: true, ..Epilogue::default() });
+        Ok(u)
     }
 
     /// Returns `y` with the update added at `rows`; saves `A·x`.

@@ -1,6 +1,7 @@
 //! Memory for packed panels: aligned to a cache line, and a scratch area that each thread keeps for its next call.
 
 use std::cell::RefCell;
+use std::sync::{Mutex, PoisonError};
 
 /// One cache line.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +65,17 @@ pub(crate) fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) ->
         buffer.reserve(len);
         work(&mut buffer.as_mut_slice()[..len])
     })
+}
+
+/// As [`with_scratch`] with memory that belongs to no thread, so `work` may hand tasks to the thread pool.
+pub(crate) fn with_shared_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+    static KEPT: Mutex<Vec<Buffer>> = Mutex::new(Vec::new());
+    let kept = || KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut buffer = kept().pop().unwrap_or_default();
+    buffer.reserve(len);
+    let result = work(&mut buffer.as_mut_slice()[..len]);
+    kept().push(buffer);
+    result
 }
 
 /// A pointer that tasks of one call share; each writes elements of its own.

@@ -12,11 +12,13 @@ mod tn;
 
 pub use pack::{Packed, Plain};
 
+use buffer::with_shared_scratch;
 pub(crate) use buffer::{Buffer, Shared, with_scratch};
 pub(crate) use pack::{PANEL_VECTORS, Source, pack_panel, packed_len, panel, panel_count};
 pub(crate) use tile::{FULL, Finish, Kernels, Start, Tile, tile};
 use tile::{HALVES, PAIRS};
 
+use crate::activation::Activation;
 use crate::cpu::{self, Isa};
 
 /// Evaluates an expression with `$s` bound to the token of the best kernels.
@@ -73,7 +75,7 @@ pub enum Layout {
     Transposed,
 }
 
-/// What happens to a product before it is stored: `y = scale · (x · W) (+ bias) (+ y)`, in this order.
+/// What happens to a product before it is stored: `y = f(scale · (x · W) (+ bias) (+ y))`, in this order.
 #[derive(Debug, Clone, Copy)]
 pub struct Epilogue<'a> {
     /// Added to every row, `[n]`.
@@ -82,15 +84,17 @@ pub struct Epilogue<'a> {
     pub scale: f32,
     /// Adds what y held.
     pub accumulate: bool,
+    /// Applied last, to the bits that the activation alone gives.
+    pub activation: Option<Activation>,
 }
 
 impl Default for Epilogue<'_> {
     fn default() -> Self {
-        Epilogue { bias: None, scale: 1.0, accumulate: false }
+        Epilogue { bias: None, scale: 1.0, accumulate: false, activation: None }
     }
 }
 
-/// `y = scale · (x · W) (+ bias) (+ y)`. x `[rows, k]`, y `[rows, n]`.
+/// `y = f(scale · (x · W) (+ bias) (+ y))`. x `[rows, k]`, y `[rows, n]`.
 pub fn matmul(x: &[f32], rows: usize, w: &Packed, y: &mut [f32], ep: Epilogue) {
     let (n, k) = (w.n(), w.k());
     assert_eq!(x.len(), rows * k, "matmul: x has {} elements, [{rows}, {k}] needs {}", x.len(), rows * k);
@@ -98,27 +102,46 @@ pub fn matmul(x: &[f32], rows: usize, w: &Packed, y: &mut [f32], ep: Epilogue) {
     if let Some(bias) = ep.bias {
         assert_eq!(bias.len(), n, "matmul: bias");
     }
-    let right = product::Right::Packed(w);
+    let right = product::Right { data: w.data(), panels: 0..w.panels(), n, k, precision: w.precision() };
     if w.is_halves() {
         with_kernels!(s => product::multiply::<_, HALVES>(s, x, rows, right, y, ep));
-    } else {
-        run(x, rows, right, w.precision(), y, ep);
+        return;
     }
+    #[cfg(target_arch = "x86_64")]
+    if w.lanes() == 8 && cpu::isa() == Isa::Avx512 {
+        // SAFETY: a processor with AVX-512 counts as such only if it has AVX2 too.
+        return product::multiply::<_, FULL>(unsafe { crate::simd::Avx2::assume() }, x, rows, right, y, ep);
+    }
+    run(x, rows, right, y, ep);
 }
 
-/// As [`matmul`], to the same bits, with a weight that is packed on the way.
+/// As [`matmul`], to the same bits, with a weight that is packed on the way, piece by piece.
 pub fn matmul_plain(x: &[f32], rows: usize, w: &Plain, y: &mut [f32], ep: Epilogue) {
+    /// Elements of a piece: it stays in the last-level cache.
+    const PIECE: usize = 1 << 20;
+    /// But at least as many columns, since the left side is packed again for each piece.
+    const COLUMNS: usize = 256;
     let (n, k) = (w.n, w.k);
     assert_eq!(x.len(), rows * k, "matmul: x has {} elements, [{rows}, {k}] needs {}", x.len(), rows * k);
     assert_eq!(y.len(), rows * n, "matmul: y has {} elements, [{rows}, {n}] needs {}", y.len(), rows * n);
     if let Some(bias) = ep.bias {
         assert_eq!(bias.len(), n, "matmul: bias");
     }
-    run(x, rows, product::Right::Plain(w), w.precision, y, ep);
+    let (lanes, steps) = (pack::lanes(), w.precision.steps(k));
+    let count = panel_count(n, lanes);
+    let at_once = (PIECE / (lanes * PANEL_VECTORS * steps.max(1))).max(COLUMNS / (lanes * PANEL_VECTORS));
+    let pieces = count.div_ceil(at_once);
+    for piece in 0..pieces {
+        let panels = count * piece / pieces..count * (piece + 1) / pieces;
+        with_shared_scratch(panels.len() * lanes * PANEL_VECTORS * steps, |packed| {
+            w.pack(panels.clone(), lanes, packed);
+            run(x, rows, product::Right { data: packed, panels, n, k, precision: w.precision }, y, ep);
+        });
+    }
 }
 
-fn run(x: &[f32], rows: usize, w: product::Right, precision: Precision, y: &mut [f32], ep: Epilogue) {
-    with_kernels!(s => match precision {
+fn run(x: &[f32], rows: usize, w: product::Right, y: &mut [f32], ep: Epilogue) {
+    with_kernels!(s => match w.precision {
         Precision::F32 => product::multiply::<_, FULL>(s, x, rows, w, y, ep),
         Precision::Bf16 => product::multiply::<_, PAIRS>(s, x, rows, w, y, ep),
     });

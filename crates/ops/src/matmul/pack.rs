@@ -6,10 +6,10 @@
 
 use super::buffer::Buffer;
 use super::{Layout, Precision};
-use crate::half::bf16_bits;
-use crate::simd::{Simd, dispatch};
+use crate::simd::{Simd, dispatch, dispatch_bf16, prefetch};
 use half::bf16;
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// A weight matrix ready for [`super::matmul`].
 #[derive(Debug, Clone)]
@@ -19,6 +19,7 @@ pub struct Packed {
     k: usize,
     layout: Layout,
     precision: Precision,
+    lanes: usize,
     halves: bool,
 }
 
@@ -38,6 +39,9 @@ pub(crate) struct Panel {
 /// Vectors of a full panel.
 pub(crate) const PANEL_VECTORS: usize = 2;
 
+/// Elements below which packing is not worth a second thread.
+const SMALL: usize = 1 << 14;
+
 /// Lanes of a vector of the kernels in use.
 pub(crate) fn lanes() -> usize {
     dispatch! { fn ask() -> usize = lanes_of; }
@@ -46,6 +50,15 @@ pub(crate) fn lanes() -> usize {
         S::LANES
     }
     ask()
+}
+
+/// Lanes of the panels of a packed f32 weight: half of a vector of AVX-512 where that holds all outputs, as those of an adapter's A.
+/// An output's sum takes the same steps on either, so it has the same bits.
+fn lanes_for(n: usize, precision: Precision) -> usize {
+    match (precision, lanes()) {
+        (Precision::F32, 16) if (1..=8).contains(&n) => 8,
+        (_, lanes) => lanes,
+    }
 }
 
 /// Number of panels of `n` outputs.
@@ -86,8 +99,11 @@ impl Precision {
 impl Packed {
     /// Packs `w`, which has `n · k` elements in the given layout.
     pub fn new(w: &[f32], n: usize, k: usize, layout: Layout, precision: Precision) -> Packed {
-        let data = Buffer::zeros(packed_len(n, precision.steps(k), lanes()));
-        let mut packed = Packed { data, n, k, layout, precision, halves: false };
+        let lanes = lanes_for(n, precision);
+        // Packing writes whole vectors of the kernels in use.
+        let room = self::lanes() - lanes;
+        let data = Buffer::zeros(packed_len(n, precision.steps(k), lanes) + room);
+        let mut packed = Packed { data, n, k, layout, precision, lanes, halves: false };
         packed.repack(w);
         packed
     }
@@ -116,7 +132,7 @@ impl Packed {
                 }
             });
         }
-        Packed { data, n, k, layout, precision: Precision::F32, halves: true }
+        Packed { data, n, k, layout, precision: Precision::F32, lanes, halves: true }
     }
 
     /// Whether it was packed by [`Packed::halves`].
@@ -145,22 +161,8 @@ impl Packed {
             *self = Packed::halves(w, self.n, self.k, self.layout);
             return;
         }
-        let (n, k, precision, layout) = (self.n, self.k, self.precision, self.layout);
-        assert_eq!(w.len(), n * k, "pack: w has {} elements, [{n}, {k}] needs {}", w.len(), n * k);
-        let (lanes, steps) = (lanes(), precision.steps(k));
-        if steps == 0 {
-            return;
-        }
-        let full = lanes * PANEL_VECTORS * steps;
-        let data = &mut self.data.as_mut_slice()[..packed_len(n, steps, lanes)];
-        data.par_chunks_mut(full).enumerate().for_each(|(index, out)| {
-            let panel = panel(index, n, steps, lanes);
-            let source = match layout {
-                Layout::RowMajor => Source { data: &w[panel.first * k..], stride: k, across: true },
-                Layout::Transposed => Source { data: &w[panel.first..], stride: n, across: false },
-            };
-            pack_panel(source, panel.cols, k, panel.vectors * lanes, precision, out);
-        });
+        let plain = Plain::new(w, self.n, self.k, self.layout, self.precision);
+        plain.pack(0..self.panels(), self.lanes, self.data.as_mut_slice());
     }
 
     /// Outputs.
@@ -181,6 +183,16 @@ impl Packed {
     /// The arithmetic of products with this weight.
     pub fn precision(&self) -> Precision {
         self.precision
+    }
+
+    /// Number of panels.
+    pub(super) fn panels(&self) -> usize {
+        panel_count(self.n, self.lanes)
+    }
+
+    /// Lanes of a panel's vectors.
+    pub(super) fn lanes(&self) -> usize {
+        self.lanes
     }
 
     /// All panels.
@@ -206,19 +218,28 @@ impl<'a> Plain<'a> {
         Plain { w, n, k, layout, precision }
     }
 
-    /// Packs steps `first .. first + steps` of a panel.
-    pub(super) fn pack(&self, panel: &Panel, first: usize, steps: usize, width: usize, out: &mut [f32]) {
+    /// Packs these panels on all threads; `out` begins with the first of them.
+    pub(super) fn pack(&self, panels: Range<usize>, lanes: usize, out: &mut [f32]) {
+        let steps = self.precision.steps(self.k);
         if steps == 0 {
             return;
         }
-        let per_step = if self.precision == Precision::Bf16 { 2 } else { 1 };
-        let input = first * per_step;
-        let inputs = (steps * per_step).min(self.k - input);
-        let source = match self.layout {
-            Layout::RowMajor => Source { data: &self.w[panel.first * self.k + input..], stride: self.k, across: true },
-            Layout::Transposed => Source { data: &self.w[input * self.n + panel.first..], stride: self.n, across: false },
+        let pack = |(index, out): (usize, &mut [f32])| {
+            let panel = panel(index, self.n, steps, lanes);
+            let source = match self.layout {
+                Layout::RowMajor => Source { data: &self.w[panel.first * self.k..], stride: self.k, across: true },
+                Layout::Transposed => Source { data: &self.w[panel.first..], stride: self.n, across: false },
+            };
+            pack_panel(source, panel.cols, self.k, panel.vectors * lanes, self.precision, out);
         };
-        pack_panel(source, panel.cols, inputs, width, self.precision, out);
+        let full = lanes * PANEL_VECTORS * steps;
+        if panels.len() == 1 {
+            pack((panels.start, out));
+        } else if full * panels.len() < SMALL {
+            panels.zip(out.chunks_mut(full)).for_each(pack);
+        } else {
+            panels.into_par_iter().zip(out.par_chunks_mut(full)).for_each(pack);
+        }
     }
 }
 
@@ -230,7 +251,7 @@ pub(crate) struct Source<'a> {
     pub across: bool,
 }
 
-dispatch! {
+dispatch_bf16! {
     /// Packs `cols` columns of `k` inputs into steps of `width` columns; columns beyond `cols` become 0, or hold anything where `width`
     /// is not a multiple of the lanes. Whole vectors are written, so `out` must have room for one at the last step.
     pub(crate) fn pack_panel(source: Source<'_>, cols: usize, k: usize, width: usize, precision: Precision, out: &mut [f32]) = pack_panel_with;
@@ -243,12 +264,15 @@ fn pack_panel_with<S: Simd>(s: S, source: Source<'_>, cols: usize, k: usize, wid
     match (precision, source.across) {
         (Precision::F32, true) => pack_across(s, source, cols, k, width, out),
         (Precision::F32, false) => pack_along(s, source, cols, k, width, out),
-        (Precision::Bf16, _) => pack_pairs(s, source, cols, k, width, out),
+        (Precision::Bf16, true) => pack_pairs_across(s, source, cols, k, width, out),
+        (Precision::Bf16, false) => pack_pairs_along(s, source, cols, k, width, out),
     }
 }
 
+/// Rows between the one that is packed and the one that is fetched, where rows lie far apart.
+const AHEAD: usize = 8;
 /// Most lanes of any instruction set; blocks of this size squared fit on the stack.
-const MAX_LANES: usize = 16;
+pub(super) const MAX_LANES: usize = 16;
 
 /// Reads `LANES` columns by at most `LANES` inputs of a source that lies across, and leaves them step by step in `turned`.
 #[inline(always)]
@@ -297,37 +321,60 @@ fn pack_along<S: Simd>(s: S, source: Source<'_>, cols: usize, k: usize, width: u
     let lanes = S::LANES;
     for i in 0..k {
         let row = &source.data[i * source.stride..][..cols];
-        let out = &mut out[i * width..][..width];
-        for (row, out) in row.chunks(lanes).zip(out.chunks_mut(lanes)) {
-            s.store(s.load_some(row), out);
+        for column in (0..cols).step_by(lanes) {
+            prefetch(row.as_ptr().wrapping_add(AHEAD * source.stride + column));
+            s.store(s.load_some(&row[column..]), &mut out[i * width + column..]);
         }
     }
     clear_padding(cols.next_multiple_of(lanes), k, width, out);
 }
 
 #[inline(always)]
-fn pack_pairs<S: Simd>(s: S, source: Source<'_>, cols: usize, k: usize, width: usize, out: &mut [f32]) {
+fn pack_pairs_across<S: Simd>(s: S, source: Source<'_>, cols: usize, k: usize, width: usize, out: &mut [f32]) {
     let lanes = S::LANES;
-    assert!(lanes.is_multiple_of(2), "pairs of inputs fill a vector");
     for column in (0..cols).step_by(lanes) {
-        for input in (0..k).step_by(lanes) {
-            let inputs = (k - input).min(lanes);
-            let mut turned = [0.0f32; MAX_LANES * MAX_LANES];
-            if source.across {
-                turn_block(s, source, column, input, inputs, &mut turned);
+        for input in (0..k).step_by(2 * lanes) {
+            let inputs = (k - input).min(2 * lanes);
+            let mut pairs = [0.0f32; MAX_LANES * MAX_LANES];
+            for (r, pairs) in pairs.chunks_exact_mut(lanes).take(lanes).enumerate() {
+                // Columns beyond `cols` that the source still has are read too: their lanes are padding.
+                let Some(row) = source.data.get((column + r) * source.stride + input..).filter(|row| row.len() >= inputs) else {
+                    break;
+                };
+                let low = s.load_some(&row[..inputs.min(lanes)]);
+                let high = s.load_some(row[..inputs].get(lanes..).unwrap_or_default());
+                s.store(s.float(s.bf16_adjacent(low, high)), pairs);
+            }
+            let steps = inputs.div_ceil(2);
+            let out = &mut out[input / 2 * width + column..];
+            if steps == lanes {
+                assert!(out.len() >= (lanes - 1) * width + lanes);
+                // SAFETY: the block holds LANES rows of LANES elements, and the output has a whole vector at each of as many steps.
+                unsafe { s.transpose(pairs.as_ptr(), lanes, out.as_mut_ptr(), width) };
             } else {
-                let here = (cols - column).min(lanes);
-                for i in 0..inputs {
-                    let row = &source.data[(input + i) * source.stride + column..][..here];
-                    s.store(s.load_some(row), &mut turned[i * lanes..]);
+                let mut turned = [0.0f32; MAX_LANES * MAX_LANES];
+                // SAFETY: both blocks hold LANES rows of LANES elements.
+                unsafe { s.transpose(pairs.as_ptr(), lanes, turned.as_mut_ptr(), lanes) };
+                for (i, turned) in turned.chunks_exact(lanes).take(steps).enumerate() {
+                    s.store(s.load(turned), &mut out[i * width..]);
                 }
             }
-            for pair in 0..inputs.div_ceil(2) {
-                let low = bf16_bits(s, s.load(&turned[2 * pair * lanes..]));
-                let high = bf16_bits(s, s.load(&turned[(2 * pair + 1) * lanes..]));
-                let both = s.ior(s.shr::<16>(low), s.iand(high, s.isplat(0xffff_0000)));
-                s.store(s.float(both), &mut out[(input / 2 + pair) * width + column..]);
-            }
+        }
+    }
+    clear_padding(cols.next_multiple_of(lanes), k.div_ceil(2), width, out);
+}
+
+#[inline(always)]
+fn pack_pairs_along<S: Simd>(s: S, source: Source<'_>, cols: usize, k: usize, width: usize, out: &mut [f32]) {
+    let lanes = S::LANES;
+    for (pair, out) in (0..k).step_by(2).zip(out.chunks_mut(width)) {
+        let low = &source.data[pair * source.stride..][..cols];
+        let high = if pair + 1 < k { &source.data[(pair + 1) * source.stride..][..cols] } else { &[] };
+        for (i, out) in (0..cols).step_by(lanes).zip(out.chunks_mut(lanes)) {
+            prefetch(low.as_ptr().wrapping_add(AHEAD * source.stride + i));
+            prefetch(low.as_ptr().wrapping_add((AHEAD + 1) * source.stride + i));
+            let both = s.bf16_pairs(s.load_some(&low[i..]), s.load_some(high.get(i..).unwrap_or_default()));
+            s.store_some(s.float(both), out);
         }
     }
     clear_padding(cols.next_multiple_of(lanes), k.div_ceil(2), width, out);
@@ -338,6 +385,33 @@ fn clear_padding(from: usize, steps: usize, width: usize, out: &mut [f32]) {
     if from < width {
         for step in out.chunks_exact_mut(width).take(steps) {
             step[from..].fill(0.0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn pairs_are_rounded_to_nearest_even_in_both_layouts() {
+        // Ties, what rounds up to the next power or to infinity, and what is no number; odd and even, beyond a vector and below.
+        let special = [0x3f80_8000, 0x3f81_8000, 0x3fff_ffff, 0x7f7f_ffff, 0x7f80_0001, 0xffc0_0000, 0x7f80_0000, 0xbf80_8000, 0x3f80_7fff];
+        let (n, k) = (3 * lanes() + 1, 4 * lanes() + 3);
+        let values: Vec<f32> = (0..n * k).map(|i| f32::from_bits(special[i % special.len()] ^ (i as u32 % 7) << 16)).collect();
+        let steps = Precision::Bf16.steps(k);
+        for layout in [Layout::RowMajor, Layout::Transposed] {
+            let packed = Packed::new(&values, n, k, layout, Precision::Bf16);
+            for (column, step) in (0..n).flat_map(|column| (0..steps).map(move |step| (column, step))) {
+                let panel = panel(column / (lanes() * PANEL_VECTORS), n, steps, lanes());
+                let word = packed.data()[panel.offset + step * panel.vectors * lanes() + column - panel.first].to_bits();
+                for (input, half) in [(2 * step, word as u16), (2 * step + 1, (word >> 16) as u16)] {
+                    let at = if layout == Layout::RowMajor { column * k + input } else { input * n + column };
+                    let expected = if input < k { bf16::from_f32(values[at]).to_bits() } else { 0 };
+                    assert_eq!(half, expected, "{layout:?}: column {column}, input {input}");
+                }
+            }
         }
     }
 }

@@ -2,64 +2,34 @@
 //!
 //! A block of rows is packed once into the thread's scratch and stays in the second-level cache; a panel's slice of K stays
 //! in the first. Sums cross from one slice to the next through memory, which does not change them. How the work is split
-//! depends on the machine, an output element's arithmetic does not. A weight that was not packed before is packed here, slice by
-//! slice, which costs little where many rows use it.
+//! depends on the machine, an output element's arithmetic does not.
 
 use super::buffer::{Shared, with_scratch};
-use super::pack::{PANEL_VECTORS, Packed, Panel, Plain, Source, pack_panel, panel, panel_count};
+use super::pack::{MAX_LANES, PANEL_VECTORS, Panel, Source, pack_panel, panel};
 use super::tile::{Finish, HALVES, Kernels, Mode, PAIRS, Start, Tile, tile};
 use super::{Epilogue, Precision};
+use crate::activation::activate;
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Steps of K that a tile walks at a time: a panel's slice (AVX-512: 256 × 32 × 4 bytes) fits the first-level cache.
 const K_SLICE: usize = 256;
 /// Tiles of rows in a block.
 const BLOCK_TILES: usize = 8;
-/// With a weight that is packed on the way, blocks are larger: up to so many elements of the left side.
-const PLAIN_BLOCK: usize = 1 << 18;
-/// But no more tiles than this, so that there are blocks to share out.
-const PLAIN_TILES: usize = 40;
 /// Up to this many rows are read where they lie instead of packed.
 const DIRECT_ROWS: usize = 4;
 /// Multiply-adds below which a product is not worth a second thread.
 const SMALL: usize = 1 << 17;
 
-/// The right side of a product.
-#[derive(Clone, Copy)]
-pub(super) enum Right<'a> {
-    Packed(&'a Packed),
-    Plain(&'a Plain<'a>),
-}
-
-impl Right<'_> {
-    fn n(&self) -> usize {
-        match self {
-            Right::Packed(w) => w.n(),
-            Right::Plain(w) => w.n,
-        }
-    }
-
-    fn k(&self) -> usize {
-        match self {
-            Right::Packed(w) => w.k(),
-            Right::Plain(w) => w.k,
-        }
-    }
-
-    fn precision(&self) -> Precision {
-        match self {
-            Right::Packed(w) => w.precision(),
-            Right::Plain(w) => w.precision,
-        }
-    }
-
-    /// Tiles of `mr` rows in a block.
-    fn block_tiles(&self, mr: usize) -> usize {
-        match self {
-            Right::Packed(_) => BLOCK_TILES,
-            Right::Plain(w) => (PLAIN_BLOCK / (mr * w.k.max(1))).clamp(BLOCK_TILES, PLAIN_TILES),
-        }
-    }
+/// The right side of a product: panels of a packed weight.
+pub(super) struct Right<'a> {
+    /// The first of the panels, and what follows it.
+    pub data: &'a [f32],
+    pub panels: Range<usize>,
+    /// Outputs of the whole weight.
+    pub n: usize,
+    pub k: usize,
+    pub precision: Precision,
 }
 
 /// What all tasks of one product share.
@@ -73,24 +43,25 @@ struct Product<'a> {
 
 /// Splits a product into tasks and runs them. Lengths were checked by the caller.
 pub(super) fn multiply<S: Kernels, const MODE: Mode>(s: S, x: &[f32], rows: usize, w: Right, y: &mut [f32], ep: Epilogue) {
-    let panels = panel_count(w.n(), S::LANES);
+    let (first, panels) = (w.panels.start, w.panels.len());
     if rows == 0 || panels == 0 {
         return;
     }
-    let steps = w.precision().steps(w.k());
+    let steps = w.precision.steps(w.k);
+    let work = rows * panels * PANEL_VECTORS * S::LANES * steps.max(1);
     let product = Product { x, w, y: Shared::new(y), ep, steps };
-    let work = rows * w.n() * steps.max(1);
     let threads = if work < SMALL { 1 } else { rayon::current_num_threads() };
-    let blocks = rows.div_ceil(S::MR * w.block_tiles(S::MR));
-    let block_rows = rows.div_ceil(blocks).next_multiple_of(S::MR);
-    let blocks = rows.div_ceil(block_rows);
+    let tiles = rows.div_ceil(S::MR);
+    // As many for each thread, where there is more than one for each.
+    let blocks = tiles.div_ceil(BLOCK_TILES);
+    let blocks = if blocks > threads { blocks.next_multiple_of(threads).min(tiles) } else { blocks };
     // Enough tasks to share evenly; a block of rows is packed again for each chunk of its panels, so not more than that.
     let chunks = (4 * threads).div_ceil(blocks).min(panels).min(work / SMALL + 1);
     let chunks = if threads == 1 { 1 } else { chunks };
     let run = |task: usize| {
         let (block, chunk) = (task / chunks, task % chunks);
-        let rows = block * block_rows..rows.min((block + 1) * block_rows);
-        let panels = panels * chunk / chunks..panels * (chunk + 1) / chunks;
+        let rows = tiles * block / blocks * S::MR..rows.min(tiles * (block + 1) / blocks * S::MR);
+        let panels = first + panels * chunk / chunks..first + panels * (chunk + 1) / chunks;
         product.run_block::<S, MODE>(s, rows, panels);
     };
     if threads == 1 || blocks * chunks == 1 {
@@ -109,19 +80,15 @@ struct Left {
 }
 
 impl Product<'_> {
-    fn run_block<S: Kernels, const MODE: Mode>(&self, s: S, rows: std::ops::Range<usize>, panels: std::ops::Range<usize>) {
-        let (k, steps) = (self.w.k(), self.steps);
+    fn run_block<S: Kernels, const MODE: Mode>(&self, s: S, rows: Range<usize>, panels: Range<usize>) {
+        let (k, steps) = (self.w.k, self.steps);
         let tiles = rows.len().div_ceil(S::MR);
         let direct = MODE != PAIRS && rows.len() <= DIRECT_ROWS.min(S::MR);
-        let packed = if direct { 0 } else { tiles * steps * S::MR + S::LANES };
+        // Packing writes whole vectors, perhaps wider ones than the tiles read.
+        let packed = if direct { 0 } else { tiles * steps * S::MR + MAX_LANES };
         let spill = tiles * S::MR * PANEL_VECTORS * S::LANES;
-        let panel_slice = match self.w {
-            Right::Packed(_) => 0,
-            Right::Plain(_) => steps.min(K_SLICE) * PANEL_VECTORS * S::LANES,
-        };
-        with_scratch(packed + spill + panel_slice, |scratch| {
-            let (packed, rest) = scratch.split_at_mut(packed);
-            let (spill, panel_slice) = rest.split_at_mut(spill);
+        with_scratch(packed + spill, |scratch| {
+            let (packed, spill) = scratch.split_at_mut(packed);
             let x = &self.x[rows.start * k..rows.end * k];
             let left = if direct {
                 Left { start: x.as_ptr(), tile: 0, row: k, step: 1 }
@@ -135,23 +102,21 @@ impl Product<'_> {
                 }
                 Left { start: packed.as_ptr(), tile: steps * S::MR, row: 1, step: S::MR }
             };
-            for index in panels {
-                let panel = panel(index, self.w.n(), steps, S::LANES);
-                self.run_panel::<S, MODE>(s, &rows, panel, &left, spill, panel_slice);
+            for index in panels.clone() {
+                let panel = panel(index, self.w.n, steps, S::LANES);
+                self.run_panel::<S, MODE>(s, &rows, panel, &left, spill);
+            }
+            if let Some(kind) = self.ep.activation {
+                let cols = [panels.start, panels.end].map(|p| (p * PANEL_VECTORS * S::LANES).min(self.w.n));
+                // SAFETY: this task, and no other, has just stored these columns of these rows.
+                unsafe { activate(kind, self.y, self.w.n, rows, cols[0]..cols[1]) };
             }
         });
     }
 
-    fn run_panel<S: Kernels, const MODE: Mode>(
-        &self,
-        s: S,
-        rows: &std::ops::Range<usize>,
-        panel: Panel,
-        left: &Left,
-        spill: &mut [f32],
-        panel_slice: &mut [f32],
-    ) {
-        let (n, steps) = (self.w.n(), self.steps);
+    fn run_panel<S: Kernels, const MODE: Mode>(&self, s: S, rows: &Range<usize>, panel: Panel, left: &Left, spill: &mut [f32]) {
+        let (n, steps) = (self.w.n, self.steps);
+        let offset = panel.offset - self.w.panels.start * PANEL_VECTORS * S::LANES * steps;
         let width = panel.vectors * S::LANES;
         let slices = steps.div_ceil(K_SLICE).max(1);
         let slice = steps.div_ceil(slices);
@@ -159,14 +124,10 @@ impl Product<'_> {
         for i in 0..slices {
             let first = i * slice;
             let k = slice.min(steps - first);
-            let right = match self.w {
+            let right = match MODE {
                 // Two columns share a word there, and a panel of one vector is as wide as one of two.
-                Right::Packed(w) if MODE == HALVES => &w.data()[panel.offset / PANEL_VECTORS + first * S::LANES..][..k * S::LANES],
-                Right::Packed(w) => &w.data()[panel.offset + first * width..][..k * width],
-                Right::Plain(w) => {
-                    w.pack(&panel, first, k, width, &mut panel_slice[..k * width]);
-                    &*panel_slice
-                }
+                HALVES => &self.w.data[offset / PANEL_VECTORS + first * S::LANES..][..k * S::LANES],
+                _ => &self.w.data[offset + first * width..][..k * width],
             };
             for (t, spill) in (0..rows.len().div_ceil(S::MR)).zip(spill.chunks_exact_mut(S::MR * PANEL_VECTORS * S::LANES)) {
                 let here = (rows.len() - t * S::MR).min(S::MR);

@@ -3,8 +3,10 @@
 //! Rows are read from left to right, as they lie in memory; panel by panel the reads would jump a row's length each time.
 
 use super::Precision;
-use crate::half::bf16_bits;
-use crate::simd::{Simd, dispatch};
+use crate::simd::{Simd, dispatch_bf16, prefetch};
+
+/// Rows between the one that is packed and the one that is fetched.
+const AHEAD: usize = 4;
 
 /// A rectangle of a matrix and how its columns are grouped.
 #[derive(Clone, Copy)]
@@ -15,17 +17,15 @@ pub(super) struct Slab<'a> {
     pub stride: usize,
     pub cols: usize,
     pub rows: usize,
-    /// Columns of a group.
+    /// Columns of a group, and elements of its steps. Whole vectors are written: what a step has too much, the next one replaces.
     pub group: usize,
-    /// Elements per step of a group. Whole vectors are written: what a step has too much, the next one replaces.
-    pub width: usize,
-    /// The same for the last group.
+    /// Elements of the last group's steps.
     pub last_width: usize,
     /// Elements from one group to the next: room for a whole vector at the last step.
     pub group_len: usize,
 }
 
-dispatch! {
+dispatch_bf16! {
     /// Packs a slab: one step per row, or with bf16 per pair of rows, of which the last may lack its second.
     pub(super) fn pack_slab(slab: Slab<'_>, precision: Precision, out: &mut [f32]) = pack_slab_with;
 }
@@ -48,10 +48,16 @@ fn pack_slab_with<S: Simd>(s: S, slab: Slab<'_>, precision: Precision, out: &mut
 }
 
 impl Slab<'_> {
+    /// Has the processor read what stands some rows below `part`: a slab's rows are too short and too far apart for it to guess.
+    #[inline(always)]
+    fn fetch(&self, part: &[f32], rows: usize) {
+        prefetch(part.as_ptr().wrapping_add(rows * self.stride));
+    }
+
     /// Where step `i` of the group that begins at column `first` lies.
     #[inline(always)]
     fn step(&self, first: usize, i: usize) -> usize {
-        let width = if first + self.group < self.cols { self.width } else { self.last_width };
+        let width = if first + self.group < self.cols { self.group } else { self.last_width };
         first / self.group * self.group_len + i * width
     }
 
@@ -71,17 +77,18 @@ impl Slab<'_> {
 
 #[inline(always)]
 fn pack_row<S: Simd>(s: S, slab: &Slab, row: &[f32], i: usize, out: &mut [f32]) {
-    slab.vectors(row, S::LANES, i, |_, part, to| s.store(s.load_some(part), &mut out[to..]));
+    slab.vectors(row, S::LANES, i, |_, part, to| {
+        slab.fetch(part, AHEAD);
+        s.store(s.load_some(part), &mut out[to..]);
+    });
 }
 
 #[inline(always)]
 fn pack_pair<S: Simd>(s: S, slab: &Slab, low: &[f32], high: Option<&[f32]>, i: usize, out: &mut [f32]) {
     slab.vectors(low, S::LANES, i, |column, part, to| {
-        let low = bf16_bits(s, s.load_some(part));
-        let mut both = s.shr::<16>(low);
-        if let Some(high) = high {
-            both = s.ior(both, s.iand(bf16_bits(s, s.load_some(&high[column..])), s.isplat(0xffff_0000)));
-        }
-        s.store(s.float(both), &mut out[to..]);
+        slab.fetch(part, AHEAD);
+        slab.fetch(part, AHEAD + 1);
+        let high = high.map_or(s.splat(0.0), |high| s.load_some(&high[column..]));
+        s.store(s.float(s.bf16_pairs(s.load_some(part), high)), &mut out[to..]);
     });
 }

@@ -1,21 +1,26 @@
 //! The driver of `c = aᵀ · b`, the gradient of a weight: both operands are packed per call, and K runs along the rows.
 //!
-//! A task owns a rectangle of c and walks along the rows in slices at fixed borders; within a slice it packs its part of
-//! both operands into its scratch. Neither the borders nor the arithmetic depend on the number of threads.
+//! Rows are taken in slices at fixed borders. All threads pack a slice, each operand once, then each thread fills rectangles of c
+//! from it. Neither the borders nor the arithmetic depend on the number of threads.
 
 use super::Precision;
-use super::buffer::{Shared, with_scratch};
-use super::pack::{PANEL_VECTORS, panel, panel_count};
+use super::buffer::{Shared, with_shared_scratch};
+use super::pack::{PANEL_VECTORS, Panel, panel, panel_count};
 use super::slab::{Slab, pack_slab};
 use super::tile::{Finish, Kernels, Mode, PAIRS, Start, Tile, tile};
 use rayon::prelude::*;
+use std::ops::Range;
 
-/// Rows of a and b per slice; even, so that bf16 pairs do not cross borders.
-const SLICE: usize = 384;
-/// Most rows of c in a task's rectangle.
-const MAX_ROWS: usize = 288;
-/// Most panels of c in a task's rectangle.
-const MAX_PANELS: usize = 12;
+/// Rows of a and b per slice; even, so that bf16 pairs do not cross borders. Long, since every slice reads and writes all of c.
+const SLICE: usize = 1024;
+/// Most rows and columns of c that are packed for at once: bounds the scratch.
+const BLOCK: usize = 2048;
+/// Rows of c in a task's rectangle: their packed slice (AVX-512: 48 × 1024 × 4 bytes) stays in the second-level cache.
+const HIGH: usize = 48;
+/// Columns of c in a task's rectangle.
+const WIDE: usize = 128;
+/// Columns of either operand that a task packs.
+const PACKED_COLUMNS: usize = 192;
 /// Elements between the groups of a slab, so that the same step of all groups does not fall into one set of a cache.
 const APART: usize = 16;
 /// Multiply-adds below which a product is not worth a second thread.
@@ -32,7 +37,20 @@ pub(super) struct Transposed<'a> {
     pub accumulate: bool,
 }
 
-/// Splits the result into rectangles and fills them. Lengths were checked by the caller.
+/// A part of c, and how a slice of its operands is packed: the tiles of the left side, then the panels of the right one.
+struct Block {
+    rows: Range<usize>,
+    cols: Range<usize>,
+    tiles: usize,
+    panels: usize,
+    /// Elements of a tile's packed slice.
+    left_group: usize,
+    /// Elements of a panel's packed slice.
+    right_group: usize,
+    parallel: bool,
+}
+
+/// Splits the result into blocks and fills them. Lengths were checked by the caller.
 pub(super) fn multiply<S: Kernels, const MODE: Mode>(s: S, job: &Transposed, c: &mut [f32]) {
     if c.is_empty() {
         return;
@@ -43,76 +61,152 @@ pub(super) fn multiply<S: Kernels, const MODE: Mode>(s: S, job: &Transposed, c: 
         }
         return;
     }
-    let panels = panel_count(job.k, S::LANES);
-    let threads = if job.t * job.n * job.k < SMALL { 1 } else { rayon::current_num_threads() };
-    let tiles = job.n.div_ceil(S::MR);
-    let (mut high, mut wide) = ((MAX_ROWS / S::MR).min(tiles), MAX_PANELS.min(panels));
-    while threads > 1 && tiles.div_ceil(high) * panels.div_ceil(wide) < 3 * threads && (wide > 2 || high > 2) {
-        if wide > 2 && wide * PANEL_VECTORS * S::LANES >= high * S::MR || high <= 2 {
-            wide = wide.div_ceil(2);
-        } else {
-            high = high.div_ceil(2);
+    let parallel = job.t * job.n * job.k >= SMALL && rayon::current_num_threads() > 1;
+    let steps = precision::<MODE>().steps(job.t.min(SLICE));
+    let c = Shared::new(c);
+    for row in (0..job.n).step_by(BLOCK) {
+        for column in (0..job.k).step_by(BLOCK) {
+            let (rows, cols) = (row..job.n.min(row + BLOCK), column..job.k.min(column + BLOCK));
+            let block = Block {
+                tiles: rows.len().div_ceil(S::MR),
+                panels: panel_count(cols.len(), S::LANES),
+                left_group: steps * S::MR + APART,
+                right_group: steps * PANEL_VECTORS * S::LANES + APART,
+                rows,
+                cols,
+                parallel,
+            };
+            job.run_block::<S, MODE>(s, &block, c);
         }
     }
-    let columns = panels.div_ceil(wide);
-    let tasks = tiles.div_ceil(high) * columns;
-    let c = Shared::new(c);
-    let run = |task: usize| {
-        let (row, column) = (task / columns * high * S::MR, task % columns * wide);
-        let rows = row..job.n.min(row + high * S::MR);
-        job.run_rectangle::<S, MODE>(s, rows, column..panels.min(column + wide), c);
-    };
-    if threads == 1 || tasks == 1 {
-        (0..tasks).for_each(run);
-    } else {
-        (0..tasks).into_par_iter().for_each(run);
+}
+
+fn precision<const MODE: Mode>() -> Precision {
+    if MODE == PAIRS { Precision::Bf16 } else { Precision::F32 }
+}
+
+impl Block {
+    /// Runs tasks on all threads, or on this one where they are not worth more.
+    fn each(&self, tasks: usize, run: impl Fn(usize) + Send + Sync) {
+        if self.parallel && tasks > 1 {
+            (0..tasks).into_par_iter().for_each(run);
+        } else {
+            (0..tasks).for_each(run);
+        }
+    }
+
+    fn panel<S: Kernels>(&self, index: usize) -> Panel {
+        panel(index, self.cols.len(), 0, S::LANES)
     }
 }
 
 impl Transposed<'_> {
-    fn run_rectangle<S: Kernels, const MODE: Mode>(&self, s: S, rows: std::ops::Range<usize>, panels: std::ops::Range<usize>, c: Shared) {
-        let precision = if MODE == PAIRS { Precision::Bf16 } else { Precision::F32 };
-        let (n, k, width) = (self.n, self.k, PANEL_VECTORS * S::LANES);
-        let first = panels.start * width;
-        let cols = k.min(panels.end * width) - first;
-        let most = precision.steps(self.t.min(SLICE));
-        let last = panel(panels.len() - 1, cols, 0, S::LANES);
-        let (left_group, right_group) = (most * S::MR + APART, most * width + APART);
-        let left_len = rows.len().div_ceil(S::MR) * left_group;
-        with_scratch(left_len + panels.len() * right_group, |scratch| {
-            let (left, right) = scratch.split_at_mut(left_len);
+    fn run_block<S: Kernels, const MODE: Mode>(&self, s: S, block: &Block, c: Shared) {
+        let (high, wide) = (HIGH / S::MR, WIDE / (PANEL_VECTORS * S::LANES));
+        let columns = block.panels.div_ceil(wide);
+        with_shared_scratch(block.tiles * block.left_group + block.panels * block.right_group, |scratch| {
+            let (left, right) = scratch.split_at_mut(block.tiles * block.left_group);
             for from in (0..self.t).step_by(SLICE) {
-                let deep = (self.t - from).min(SLICE);
-                let steps = precision.steps(deep);
-                let (data, group_len) = (&self.a[from * n + rows.start..], left_group);
-                let slab = Slab { data, stride: n, cols: rows.len(), rows: deep, group: S::MR, width: S::MR, last_width: S::MR, group_len };
-                pack_slab(slab, precision, left);
-                let (data, group_len, last_width) = (&self.b[from * k + first..], right_group, last.vectors * S::LANES);
-                let slab = Slab { data, stride: k, cols, rows: deep, group: width, width, last_width, group_len };
-                pack_slab(slab, precision, right);
-                for (index, right) in right.chunks_exact(right_group).enumerate() {
-                    let p = panel(index, cols, steps, S::LANES);
-                    for (i, left) in left.chunks_exact(left_group).enumerate() {
-                        let row = rows.start + i * S::MR;
-                        let job = Tile {
-                            k: steps,
-                            a: left.as_ptr(),
-                            a_row: 1,
-                            a_step: S::MR,
-                            b: right.as_ptr(),
-                            b_step: p.vectors * S::LANES,
-                            c: c.ptr().wrapping_add(row * k + first + p.first),
-                            c_row: k,
-                            cols: p.cols,
-                            start: Start::Zero,
-                            finish: Finish::Store { scale: self.scale, bias: std::ptr::null(), accumulate: self.accumulate || from > 0 },
-                        };
-                        // SAFETY: both sides were just packed with `steps` steps of at least MR rows and of the panel's vectors; c has these
-                        // rows with p.cols columns from first + p.first, and the tasks' rectangles are disjoint.
-                        unsafe { tile::<S, MODE>(s, (rows.end - row).min(S::MR), p.vectors, &job) };
-                    }
-                }
+                let slice = from..self.t.min(from + SLICE);
+                self.pack::<S, MODE>(block, slice.clone(), left, right);
+                block.each(block.tiles.div_ceil(high) * columns, |task| {
+                    let (tile, panel) = (task / columns * high, task % columns * wide);
+                    let (tiles, panels) = (tile..block.tiles.min(tile + high), panel..block.panels.min(panel + wide));
+                    self.run_rectangle::<S, MODE>(s, block, &slice, (tiles, left), (panels, right), c);
+                });
             }
         });
+    }
+
+    /// Packs a slice of both operands.
+    fn pack<S: Kernels, const MODE: Mode>(&self, block: &Block, slice: Range<usize>, left: &mut [f32], right: &mut [f32]) {
+        let (data, stride, group_len) = (self.a, self.n, block.left_group);
+        let left = Side { data, stride, range: &block.rows, group: S::MR, unit: S::MR, group_len, out: Shared::new(left) };
+        let (data, stride, group_len, group) = (self.b, self.k, block.right_group, PANEL_VECTORS * S::LANES);
+        let right = Side { data, stride, range: &block.cols, group, unit: S::LANES, group_len, out: Shared::new(right) };
+        let tasks = left.tasks();
+        block.each(tasks + right.tasks(), |task| match task.checked_sub(tasks) {
+            None => left.pack(task, &slice, precision::<MODE>()),
+            Some(task) => right.pack(task, &slice, precision::<MODE>()),
+        });
+    }
+
+    /// Adds a slice to a rectangle of c: these tiles and panels, each with the packed operand of its side.
+    fn run_rectangle<S: Kernels, const MODE: Mode>(
+        &self,
+        s: S,
+        block: &Block,
+        slice: &Range<usize>,
+        (tiles, left): (Range<usize>, &[f32]),
+        (panels, right): (Range<usize>, &[f32]),
+        c: Shared,
+    ) {
+        let steps = precision::<MODE>().steps(slice.len());
+        for (index, right) in panels.clone().zip(right.chunks_exact(block.right_group).skip(panels.start)) {
+            let p = block.panel::<S>(index);
+            for (i, left) in tiles.clone().zip(left.chunks_exact(block.left_group).skip(tiles.start)) {
+                let row = block.rows.start + i * S::MR;
+                let job = Tile {
+                    k: steps,
+                    a: left.as_ptr(),
+                    a_row: 1,
+                    a_step: S::MR,
+                    b: right.as_ptr(),
+                    b_step: p.vectors * S::LANES,
+                    c: c.ptr().wrapping_add(row * self.k + block.cols.start + p.first),
+                    c_row: self.k,
+                    cols: p.cols,
+                    start: Start::Zero,
+                    finish: Finish::Store { scale: self.scale, bias: std::ptr::null(), accumulate: self.accumulate || slice.start > 0 },
+                };
+                // SAFETY: both sides were packed with `steps` steps of at least MR rows and of the panel's vectors; c has these rows with
+                // p.cols columns from block.cols.start + p.first, and the tasks' rectangles are disjoint.
+                unsafe { tile::<S, MODE>(s, (block.rows.end - row).min(S::MR), p.vectors, &job) };
+            }
+        }
+    }
+}
+
+/// An operand and where its packed slice goes.
+struct Side<'a> {
+    data: &'a [f32],
+    stride: usize,
+    /// Columns that are packed.
+    range: &'a Range<usize>,
+    /// Columns of a tile or a panel.
+    group: usize,
+    /// The last of them is as wide as its columns, in these.
+    unit: usize,
+    group_len: usize,
+    out: Shared,
+}
+
+impl Side<'_> {
+    /// Groups of a task.
+    fn groups(&self) -> usize {
+        PACKED_COLUMNS / self.group
+    }
+
+    fn tasks(&self) -> usize {
+        self.range.len().div_ceil(self.groups() * self.group)
+    }
+
+    fn pack(&self, task: usize, slice: &Range<usize>, precision: Precision) {
+        let first = task * self.groups();
+        let from = self.range.start + first * self.group;
+        let cols = (self.range.end - from).min(self.groups() * self.group);
+        let groups = cols.div_ceil(self.group);
+        let slab = Slab {
+            data: &self.data[slice.start * self.stride + from..],
+            stride: self.stride,
+            cols,
+            rows: slice.len(),
+            group: self.group,
+            last_width: (cols - (groups - 1) * self.group).next_multiple_of(self.unit),
+            group_len: self.group_len,
+        };
+        // SAFETY: the scratch has so many elements for each group, and no other task has these groups.
+        let out = unsafe { std::slice::from_raw_parts_mut(self.out.ptr().add(first * self.group_len), groups * self.group_len) };
+        pack_slab(slab, precision, out);
     }
 }

@@ -16,7 +16,7 @@ pub use packed::{QuantError, QuantPacked};
 
 use crate::matmul::Epilogue;
 
-/// `y = scale · (x · Wᵀ) (+ bias) (+ y)`, with x rounded to int8. x `[rows, k]`, y `[rows, n]`.
+/// `y = f(scale · (x · Wᵀ) (+ bias) (+ y))`, with x rounded to int8. x `[rows, k]`, y `[rows, n]`.
 ///
 /// A row's block of 32 becomes `x / d` rounded to nearest even with `d = max|x| / 127`, as in ggml's Q8_0 and Q8_1, but d stays f32.
 /// Where an element is infinite or NaN, its row's results are NaN.

@@ -84,6 +84,28 @@ impl QuantPacked {
         Ok(QuantPacked { data, kind, n, k })
     }
 
+    /// Rounds `w`, `[n, k]`, to int8 with a scale for each 32 inputs, as ggml's `quantize_row_q8_0_ref` does.
+    ///
+    /// # Errors
+    /// Where rows are not whole blocks, or a value is not finite or beyond what a scale in half precision can tell.
+    pub fn rounded(w: &[f32], n: usize, k: usize) -> Result<QuantPacked, QuantError> {
+        assert_eq!(w.len(), n * k, "quantise: w has {} elements, [{n}, {k}] needs {}", w.len(), n * k);
+        let kind = QuantKind::Q8_0;
+        if !k.is_multiple_of(GROUP) {
+            return Err(QuantError::Width { kind, k, block: GROUP });
+        }
+        let mut bytes = vec![0; n * k / GROUP * kind.block_bytes()];
+        for (values, block) in w.as_chunks::<GROUP>().0.iter().zip(bytes.chunks_exact_mut(kind.block_bytes())) {
+            // A maximum loses a NaN, a sum does not.
+            let largest = values.iter().fold(0.0f32, |most, v| most.max(v.abs()));
+            let scale = if values.iter().sum::<f32>().is_nan() { f32::NAN } else { largest / 127.0 };
+            let factor = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+            block[..2].copy_from_slice(&f16::from_f32(scale).to_le_bytes());
+            block[2..].iter_mut().zip(values).for_each(|(code, v)| *code = (v * factor).round() as i8 as u8);
+        }
+        Self::new(kind, &bytes, n, k)
+    }
+
     /// Outputs.
     pub fn n(&self) -> usize {
         self.n

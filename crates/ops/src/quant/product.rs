@@ -8,6 +8,7 @@ use super::form::{GROUP, QuantKind, WIDTH};
 use super::kernel::tile;
 use super::packed::QuantPacked;
 use super::rows::{Inputs, round};
+use crate::activation::activate;
 use crate::matmul::{Epilogue, Shared};
 use crate::simd::Simd;
 use rayon::prelude::*;
@@ -116,7 +117,14 @@ fn run_block_with<D: Dots>(d: D, product: &Product, rows: Range<usize>, panels: 
             }
         };
     }
+    let (all_rows, all_panels) = (rows.clone(), panels.clone());
     kinds!(0 1 2 3 4 5 6 7);
+    if let Some(kind) = product.ep.activation {
+        let n = product.w.n();
+        let cols = all_panels.start * WIDTH..n.min(all_panels.end * WIDTH);
+        // SAFETY: this task, and no other, has just stored these columns of these rows.
+        unsafe { activate(kind, product.y, n, all_rows, cols) };
+    }
 }
 
 #[inline(always)]

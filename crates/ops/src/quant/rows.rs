@@ -38,37 +38,35 @@ const SMALLEST: f32 = 1e-30;
 
 #[inline(always)]
 fn round_group<S: Simd>(s: S, x: &[f32; GROUP], halves: bool, centre: i32) -> Inputs {
-    let magnitude = s.isplat(0x7fff_ffff);
-    let (mut highest, mut total) = (s.splat(0.0), s.splat(0.0));
+    let (magnitude, infinity) = (s.isplat(0x7fff_ffff), s.splat(f32::INFINITY));
+    let mut highest = s.splat(0.0);
     for part in x.chunks_exact(S::LANES) {
         let v = s.float(s.iand(s.bits(s.load(part)), magnitude));
-        highest = s.max(highest, v);
-        total = s.add(total, v);
+        // A maximum may lose a NaN, which is below nothing.
+        highest = s.max(highest, s.select_lt(v, infinity, v, infinity));
     }
     let highest = s.largest(highest);
-    // A maximum may lose a NaN, a sum keeps it.
-    if !s.sum(total).is_finite() {
+    if highest == f32::INFINITY {
         return Inputs { scale: f32::NAN, sum: f32::NAN, ..Inputs::default() };
     }
     if highest < SMALLEST {
         return Inputs::default();
     }
-    let mut sums = [0.0f32; 2];
-    let mut ints = [0.0f32; GROUP];
+    // Sums of a few integers are exact in f32.
+    let mut sums = [s.splat(0.0); 2];
+    let mut bytes = [0u8; GROUP];
     let factor = s.splat(127.0 / highest);
-    for (i, (part, out)) in x.chunks_exact(S::LANES).zip(ints.chunks_exact_mut(S::LANES)).enumerate() {
+    for (i, (part, out)) in x.chunks_exact(S::LANES).zip(bytes.chunks_exact_mut(S::LANES)).enumerate() {
         let rounded = s.round(s.mul(s.load(part), factor));
-        // Sums of a few integers are exact in f32.
-        sums[i * S::LANES / (GROUP / 2)] += s.sum(rounded);
-        s.store(s.float(s.to_int(rounded)), out);
+        let half = i * S::LANES / (GROUP / 2);
+        sums[half] = s.add(sums[half], rounded);
+        s.to_bytes(rounded, out);
     }
-    let sums = sums.map(|sum| sum as i32);
-    let bytes = ints.map(|int| int.to_bits() as u8);
+    let sums = if halves { [s.sum(sums[0]) as i32, s.sum(sums[1]) as i32] } else { [s.sum(s.add(sums[0], sums[1])) as i32, 0] };
     let mut codes = [0; GROUP / 4];
     for (code, bytes) in codes.iter_mut().zip(bytes.as_chunks::<4>().0) {
         *code = u32::from_le_bytes(*bytes);
     }
     let scale = highest / 127.0;
-    let start = if halves { sums } else { [sums[0] + sums[1], 0] };
-    Inputs { codes, scale, sum: scale * (sums[0] + sums[1]) as f32, start: start.map(|sum| (-centre * sum) as u32) }
+    Inputs { codes, scale, sum: scale * (sums[0] + sums[1]) as f32, start: sums.map(|sum| (-centre * sum) as u32) }
 }

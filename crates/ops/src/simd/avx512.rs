@@ -126,6 +126,12 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         op!(_mm512_cvtps_epi32(a))
     }
     #[inline(always)]
+    fn to_bytes(self, a: __m512, out: &mut [u8]) {
+        let out = &mut out[..16];
+        // SAFETY: the slice has sixteen bytes; the store has no alignment to keep.
+        unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(self.to_int(a))) }
+    }
+    #[inline(always)]
     fn isplat(self, v: u32) -> __m512i {
         op!(_mm512_set1_epi32(v as i32))
     }
@@ -174,6 +180,30 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
             let top = self.isplat(0xffff_0000);
             let acc = self.fma(self.float(self.shl::<16>(a)), self.float(self.shl::<16>(b)), acc);
             self.fma(self.float(self.iand(a, top)), self.float(self.iand(b, top)), acc)
+        }
+    }
+    #[inline(always)]
+    fn bf16_pairs(self, low: __m512, high: __m512) -> __m512i {
+        if BF16 {
+            // SAFETY: `BF16` tokens stand for the bf16 unit; both types are 256 bits without a niche.
+            op!({
+                let low = _mm512_cvtepu16_epi32(std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(low)));
+                let high = _mm512_cvtepu16_epi32(std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(high)));
+                _mm512_or_si512(low, _mm512_slli_epi32::<16>(high))
+            })
+        } else {
+            super::bf16_pairs_with(self, low, high)
+        }
+    }
+    #[inline(always)]
+    fn bf16_adjacent(self, low: __m512, high: __m512) -> __m512i {
+        if BF16 {
+            // SAFETY: `BF16` tokens stand for the bf16 unit; both types are 512 bits without a niche.
+            op!(std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)))
+        } else {
+            let even = self.shl::<1>(self.iota());
+            let odd = self.iadd(even, self.isplat(1));
+            op!(self.bf16_pairs(_mm512_permutex2var_ps(low, even, high), _mm512_permutex2var_ps(low, odd, high)))
         }
     }
     #[inline(always)]

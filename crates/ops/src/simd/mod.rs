@@ -23,6 +23,36 @@ pub use avx512::Avx512;
 pub use neon::Neon;
 pub use portable::Portable;
 
+/// [`Simd::bf16_pairs`] where no instruction rounds.
+#[inline(always)]
+fn bf16_pairs_with<S: Simd>(s: S, low: S::F, high: S::F) -> S::I {
+    s.ior(s.shr::<16>(bf16_bits(s, low)), s.iand(bf16_bits(s, high), s.isplat(0xffff_0000)))
+}
+
+/// The bf16 nearest to each lane, in the lane's upper half; the lower half is left as it comes.
+#[inline(always)]
+fn bf16_bits<S: Simd>(s: S, v: S::F) -> S::I {
+    let bits = s.bits(v);
+    let odd = s.iand(s.shr::<16>(bits), s.isplat(1));
+    let rounded = s.iadd(s.iadd(bits, s.isplat(0x7fff)), odd);
+    // A NaN could round into infinity or zero; a quiet bit set in place keeps it a NaN.
+    let magnitude = s.iand(bits, s.isplat(0x7fff_ffff));
+    let quiet = s.float(s.ior(bits, s.isplat(0x0040_0000)));
+    s.bits(s.select_below(s.isplat(0x7f80_0000), magnitude, quiet, s.float(rounded)))
+}
+
+/// Asks for the cache line at `p`, which may be any address. Without effect where Rust has no instruction for it.
+#[inline(always)]
+pub(crate) fn prefetch(p: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE is part of every x86-64 target, and a hint reads nothing that a program could see.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
+
 /// Operations on vectors of f32 and of u32 with the same number of lanes.
 pub trait Simd: Copy + Send + Sync {
     /// Lanes of a vector.
@@ -78,6 +108,15 @@ pub trait Simd: Copy + Send + Sync {
     fn float(self, a: Self::I) -> Self::F;
     /// Each lane, which holds an integer, as a two's complement integer.
     fn to_int(self, a: Self::F) -> Self::I;
+    /// Each lane, which holds an integer from −128 to 127, as a byte, into the first `LANES` of `out`.
+    #[inline(always)]
+    fn to_bytes(self, a: Self::F, out: &mut [u8]) {
+        let mut ints = [0.0; 16];
+        self.store(self.float(self.to_int(a)), &mut ints);
+        for (byte, int) in out[..Self::LANES].iter_mut().zip(ints) {
+            *byte = int.to_bits() as u8;
+        }
+    }
     /// The same integer in every lane.
     fn isplat(self, v: u32) -> Self::I;
     /// 0, 1, 2, …
@@ -112,6 +151,25 @@ pub trait Simd: Copy + Send + Sync {
         let top = self.isplat(0xffff_0000);
         let acc = self.fma(self.float(self.shl::<16>(a)), self.float(self.shl::<16>(b)), acc);
         self.fma(self.float(self.iand(a, top)), self.float(self.iand(b, top)), acc)
+    }
+
+    /// Two numbers in each lane, rounded to bf16: `low` in its lower and `high` in its upper half. A unit for it, which multiplies
+    /// subnormal numbers as zeros, rounds them to zero too.
+    #[inline(always)]
+    fn bf16_pairs(self, low: Self::F, high: Self::F) -> Self::I {
+        bf16_pairs_with(self, low, high)
+    }
+
+    /// Two neighbours in each lane, rounded to bf16: elements 2i and 2i + 1 of `low` followed by `high`.
+    #[inline(always)]
+    fn bf16_adjacent(self, low: Self::F, high: Self::F) -> Self::I {
+        let (mut all, mut even, mut odd) = ([0.0; 32], [0.0; 16], [0.0; 16]);
+        self.store(low, &mut all);
+        self.store(high, &mut all[Self::LANES..]);
+        for ((pair, even), odd) in all.as_chunks::<2>().0.iter().zip(&mut even).zip(&mut odd) {
+            [*even, *odd] = *pair;
+        }
+        self.bf16_pairs(self.load(&even), self.load(&odd))
     }
 
     /// Reads the first `LANES` elements.
@@ -187,3 +245,28 @@ macro_rules! dispatch {
     };
 }
 pub(crate) use dispatch;
+
+/// As [`dispatch!`], with the token of the bf16 unit where there is one.
+macro_rules! dispatch_bf16 {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $kernel:path;) => {
+        $(#[$meta])*
+        #[allow(clippy::too_many_arguments)]
+        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
+            #[cfg(target_arch = "x86_64")]
+            if $crate::cpu::has_bf16() {
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+                #[allow(clippy::too_many_arguments)]
+                fn run(s: $crate::simd::Avx512<true>, $($arg: $ty),*) $(-> $ret)? {
+                    $kernel(s, $($arg),*)
+                }
+                // SAFETY: `has_bf16` found these features on this processor.
+                return unsafe { run($crate::simd::Avx512::assume(), $($arg),*) };
+            }
+            $crate::simd::dispatch! {
+                fn without($($arg: $ty),*) $(-> $ret)? = $kernel;
+            }
+            without($($arg),*)
+        }
+    };
+}
+pub(crate) use dispatch_bf16;

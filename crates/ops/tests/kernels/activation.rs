@@ -2,6 +2,8 @@
 
 use crate::values::{bits, on_any_threads, random};
 use tunesmith_ops::activation::{Activation, backward, forward};
+use tunesmith_ops::matmul::{Epilogue, Layout, Packed, Plain, Precision, matmul, matmul_plain};
+use tunesmith_ops::quant::{QuantPacked, quant_matmul};
 
 const ALL: [Activation; 5] = [Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Tanh, Activation::Silu];
 
@@ -105,5 +107,29 @@ fn extremes_stay_extremes_and_nan_stays_nan() {
         let mut dx = [0.0; 4];
         backward(kind, &x, &[1.0; 4], &mut dx);
         assert!(dx[1..].iter().all(|v| v.is_finite()), "{kind:?}: {dx:?}");
+    }
+}
+
+#[test]
+fn a_product_that_ends_with_an_activation_has_the_bits_of_both_in_turn() {
+    // Several slices of K, tiles and panels, the last of each not whole.
+    let (rows, n, k) = (131, 75, 544);
+    let (x, w, bias) = (random(rows * k, 1), random(n * k, 2), random(n, 3));
+    for kind in ALL {
+        let check = |what: &str, product: &dyn Fn(&mut [f32], Epilogue)| {
+            let (mut plain, mut fused, mut expected) = (vec![0.0; rows * n], vec![0.0; rows * n], vec![0.0; rows * n]);
+            let ep = Epilogue { bias: Some(&bias), ..Epilogue::default() };
+            product(&mut plain, ep);
+            product(&mut fused, Epilogue { activation: Some(kind), ..ep });
+            forward(kind, &plain, &mut expected);
+            assert_eq!(bits(&fused), bits(&expected), "{kind:?} {what}");
+        };
+        for precision in [Precision::F32, Precision::Bf16] {
+            let packed = Packed::new(&w, n, k, Layout::RowMajor, precision);
+            check("packed", &|y, ep| matmul(&x, rows, &packed, y, ep));
+            check("plain", &|y, ep| matmul_plain(&x, rows, &Plain::new(&w, n, k, Layout::RowMajor, precision), y, ep));
+        }
+        let rounded = QuantPacked::rounded(&w, n, k).unwrap();
+        check("int8", &|y, ep| quant_matmul(&x, rows, &rounded, y, ep));
     }
 }

@@ -58,7 +58,7 @@ proptest! {
         for (layout, w) in [(Layout::RowMajor, w.clone()), (Layout::Transposed, transposed(&w, n, k))] {
             let packed = Packed::new(&w, n, k, layout, precision);
             let mut y = old.clone();
-            let ep = Epilogue { bias: with_bias.then_some(&bias[..]), scale, accumulate };
+            let ep = Epilogue { bias: with_bias.then_some(&bias[..]), scale, accumulate, ..Epilogue::default() };
             matmul(&x, rows, &packed, &mut y, ep);
             assert_close("y", &y, &expected, 3e-5);
             prop_assert!(previous.is_none_or(|p| p == bits(&y)), "the layout of the source shows in the bits");
@@ -75,7 +75,7 @@ proptest! {
     ) {
         let w: Vec<f32> = random(n * k, seed).into_iter().map(|v| bf16::from_f32(v).to_f32()).collect();
         let (x, bias, old) = (random(rows * k, seed + 1), random(n, seed + 2), random(rows * n, seed + 3));
-        let ep = Epilogue { bias: with_bias.then_some(&bias[..]), scale: 0.75, accumulate };
+        let ep = Epilogue { bias: with_bias.then_some(&bias[..]), scale: 0.75, accumulate, ..Epilogue::default() };
         let product = |packed: &Packed| {
             let mut y = old.clone();
             matmul(&x, rows, packed, &mut y, ep);
@@ -141,35 +141,38 @@ fn a_row_has_the_same_bits_in_every_crowd_and_on_any_number_of_threads() {
 #[test]
 fn a_transposed_product_has_the_same_bits_on_any_number_of_threads() {
     for precision in [Precision::F32, Precision::Bf16] {
-        let (t, n, k) = (831, 203, 417);
-        let (a, b) = (random(t * n, 1), random(t * k, 2));
-        let expected = product(&transposed(&a, t, n), &transposed(&b, t, k), [n, k, t], precision);
-        for (accumulate, old) in [(false, 0.0), (true, 1.0)] {
-            let c = on_any_threads(|| {
-                let mut c = vec![1.0; n * k];
-                matmul_tn(&a, &b, t, n, k, &mut c, 0.5, accumulate, precision);
-                c
-            });
-            let expected: Vec<f64> = expected.iter().map(|p| old + 0.5 * p).collect();
-            assert_close("c", &c, &expected, 1e-4);
+        // Several slices of rows, of which the last is odd; results beyond one block, to either side.
+        for (t, n, k) in [(1131, 203, 417), (37, 2101, 33), (37, 33, 2101)] {
+            let (a, b) = (random(t * n, 1), random(t * k, 2));
+            let expected = product(&transposed(&a, t, n), &transposed(&b, t, k), [n, k, t], precision);
+            for (accumulate, old) in [(false, 0.0), (true, 1.0)] {
+                let c = on_any_threads(|| {
+                    let mut c = vec![1.0; n * k];
+                    matmul_tn(&a, &b, t, n, k, &mut c, 0.5, accumulate, precision);
+                    c
+                });
+                let expected: Vec<f64> = expected.iter().map(|p| old + 0.5 * p).collect();
+                assert_close("c", &c, &expected, 1e-4);
+            }
         }
     }
 }
 
 #[test]
 fn a_weight_that_is_packed_on_the_way_gives_the_bits_of_one_packed_before() {
-    // Several slices of K, several blocks of rows, a last panel of one column, a last slice of an odd length.
-    let (rows, n, k) = (203, 97, 1283);
-    let (x, w) = (random(rows * k, 1), random(n * k, 2));
-    for precision in [Precision::F32, Precision::Bf16] {
-        for layout in [Layout::RowMajor, Layout::Transposed] {
-            on_any_threads(|| {
-                let (mut packed, mut plain) = (vec![0.0; rows * n], vec![0.0; rows * n]);
-                matmul(&x, rows, &Packed::new(&w, n, k, layout, precision), &mut packed, Epilogue::default());
-                matmul_plain(&x, rows, &Plain::new(&w, n, k, layout, precision), &mut plain, Epilogue::default());
-                assert_eq!(bits(&packed), bits(&plain), "{precision:?} {layout:?}");
-                plain
-            });
+    // Several slices of K, several blocks of rows, a last panel of one column, a last slice of an odd length; then several pieces.
+    for (rows, n, k) in [(203, 97, 1283), (5, 2209, 1283)] {
+        let (x, w) = (random(rows * k, 1), random(n * k, 2));
+        for precision in [Precision::F32, Precision::Bf16] {
+            for layout in [Layout::RowMajor, Layout::Transposed] {
+                on_any_threads(|| {
+                    let (mut packed, mut plain) = (vec![0.0; rows * n], vec![0.0; rows * n]);
+                    matmul(&x, rows, &Packed::new(&w, n, k, layout, precision), &mut packed, Epilogue::default());
+                    matmul_plain(&x, rows, &Plain::new(&w, n, k, layout, precision), &mut plain, Epilogue::default());
+                    assert_eq!(bits(&packed), bits(&plain), "{precision:?} {layout:?} n {n}");
+                    plain
+                });
+            }
         }
     }
 }

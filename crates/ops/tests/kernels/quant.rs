@@ -204,7 +204,7 @@ fn bias_scale_and_what_was_there_are_added_in_order() {
     let (bytes, x, bias, before) = (matrix(kind, n, k, 1), random(rows * k, 2), random(n, 3), random(rows * n, 4));
     let w = QuantPacked::new(kind, &bytes, n, k).unwrap();
     let mut y = before.clone();
-    quant_matmul(&x, rows, &w, &mut y, Epilogue { bias: Some(&bias), scale: 0.3, accumulate: true });
+    quant_matmul(&x, rows, &w, &mut y, Epilogue { bias: Some(&bias), scale: 0.3, accumulate: true, ..Epilogue::default() });
     let plain = twin(kind, &bytes, &x, rows, n, k);
     let expected: Vec<f32> = (0..rows * n).map(|i| plain[i] * 0.3 + bias[i % n] + before[i]).collect();
     assert_eq!(bits(&y), bits(&expected));
@@ -225,6 +225,28 @@ fn a_nan_or_an_infinity_shows_in_its_row_and_in_no_other() {
             assert_eq!(bits(&y[5 * n..]), bits(&clean[5 * n..]));
         }
     }
+}
+
+#[test]
+fn rounded_weights_are_within_half_a_step() {
+    let (n, k) = (19, 96);
+    let w: Vec<f32> = random(n * k, 5).iter().enumerate().map(|(i, v)| if i < 32 { 0.0 } else { v * 0.03 }).collect();
+    let packed = QuantPacked::rounded(&w, n, k).unwrap();
+    let mut row = vec![0.0; k];
+    for (i, exact) in w.chunks_exact(k).enumerate() {
+        packed.row(i, &mut row);
+        for (block, exact) in row.chunks_exact(32).zip(exact.chunks_exact(32)) {
+            let step = exact.iter().fold(0.0f32, |most, v| most.max(v.abs())) / 127.0;
+            // The scale itself is kept in half precision.
+            assert!(block.iter().zip(exact).all(|(a, b)| (a - b).abs() <= 0.57 * step), "row {i}");
+        }
+    }
+    for bad in [f32::NAN, f32::INFINITY, 1e8] {
+        let mut w = w.clone();
+        w[40] = bad;
+        assert!(matches!(QuantPacked::rounded(&w, n, k), Err(QuantError::Scale { row: 0, .. })), "{bad}");
+    }
+    assert!(matches!(QuantPacked::rounded(&w[..40], 1, 40), Err(QuantError::Width { .. })));
 }
 
 #[test]
