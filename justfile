@@ -35,9 +35,16 @@ quality *flags: build
 
 # training, generation, embedding and products, ours and the peers' in turn, into benches/results (hours); flags: benches/bench.py --help
 bench *flags: build
-    cargo build --release -p tunesmith-ml --examples
-    cargo build --release -p tunesmith-ops --example gemm_rate
+    cargo build --release --workspace --examples
     {{ python }} benches/bench.py {{ flags }}
+
+# how long answers take beside a training job, with and without its giving up threads; flags: benches/beside.py --help
+beside *flags: build
+    {{ python }} benches/beside.py {{ flags }}
+
+# the losses of bf16 training beside those of f32 on AG News, one seed; needs a bf16 unit; flags: benches/loss_curves.py --help
+loss-curves *flags: build
+    {{ python }} benches/loss_curves.py {{ flags }}
 
 # writes tests/fixtures anew; PYTHON needs tests/fixtures/requirements.txt
 fixtures:

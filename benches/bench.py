@@ -100,7 +100,8 @@ def train_causal(b):
 
 def embed(b, batch=32, length=64, threads=None, engines=("ort", "openvino", "torch-f32", "torch-bf16")):
     flags = b.common(batch=batch, length=length, threads=threads or b.a.threads)
-    b.ours("embed", "--model", b.model(ENCODER), *flags)
+    for dtype in (*b.dtypes, "int8"):
+        b.ours("embed", "--model", b.model(ENCODER), "--dtype", dtype, *flags)
     for engine in engines:
         if engine != "torch-bf16" or "bf16" in b.dtypes:
             name = {"ort": "ONNX Runtime", "openvino": "OpenVINO"}.get(engine, engine.replace("torch-", "PyTorch "))
@@ -133,12 +134,13 @@ ONCE = {"growth"}
 def main():
     a = arguments()
     b = Bench(a)
+    a.out.mkdir(parents=True, exist_ok=True)
     for turn in range(a.turns):
         for part in a.parts:
             if turn == 0 or part not in ONCE:
                 PARTS[part](b)
-    a.out.mkdir(parents=True, exist_ok=True)
-    report.write(b.lines, a.out / machine.slug(), a)
+        # After every turn, so that a run that is broken off leaves what it has.
+        report.write(b.lines, a.out / machine.slug(), turn + 1, a.seconds)
 
 
 if __name__ == "__main__":

@@ -81,14 +81,17 @@ class Server:
             f"Content-Type: application/jsonl\r\n\r\n".encode(), path.read_bytes(), f"\r\n--{border}--\r\n".encode()])
         return self.ask("/v1/files", body, f"multipart/form-data; boundary={border}")["id"]
 
-    def train(self, files, tuning, seed, a):
-        """The settings of the peer: batches of 16, linear to zero without warm-up, LoRA without dropout on query and value."""
+    def train(self, files, tuning, seed, a, dtype):
+        """The settings of the peer: batches of 16, linear to zero without warm-up, LoRA without dropout on query and value.
+
+        Returns the line of the job, and its history.
+        """
         lora = {"type": "lora", "r": 8, "lora_alpha": 16, "lora_dropout": 0.0, "target_modules": ["query", "value"], "modules_to_save": ["classifier"]}
         job = self.ask("/v1/fine_tuning/jobs", {
             "model": a.model, "training_file": files[0], "validation_file": files[1], "seed": seed, "task": "classification",
             "tuning": lora if tuning == "lora" else {"type": "full"},
             "training": {"num_train_epochs": a.epochs, "learning_rate": SETTINGS[tuning], "per_device_train_batch_size": 16,
-                         "max_length": 128, "weight_decay": 0.01, "max_grad_norm": 1.0, "dtype": a.dtype}})
+                         "max_length": 128, "weight_decay": 0.01, "max_grad_norm": 1.0, "dtype": dtype, "logging_steps": 1}})
         while job["status"] not in ("succeeded", "failed", "cancelled"):
             time.sleep(2)
             job = self.ask(f"/v1/fine_tuning/jobs/{job['id']}")
@@ -96,9 +99,10 @@ class Server:
             raise SystemExit(f"job {job['status']}: {job['error']}")
         metrics = self.ask(f"/v1/fine_tuning/jobs/{job['id']}/metrics")
         last = [row for row in metrics["log_history"] if "eval_f1" in row][-1]
-        return {"name": "quality_encoder", "tuning": tuning, "dtype": a.dtype, "lr": SETTINGS[tuning], "seed": seed,
+        line = {"name": "quality_encoder", "tuning": tuning, "dtype": dtype, "lr": SETTINGS[tuning], "seed": seed,
                 "accuracy": last["eval_accuracy"], "f1_macro": round(last["eval_f1"], 4),
                 "eval_loss": round(last["eval_loss"], 4), "train_seconds": round(metrics["duration_seconds"], 1)}
+        return line, metrics["log_history"]
 
 
 def peer(tuning, a):
@@ -128,7 +132,7 @@ def main():
             files = [server.upload(path) for path in data]
             ours = []
             for seed in a.seeds:
-                ours.append(server.train(files, tuning, seed, a))
+                ours.append(server.train(files, tuning, seed, a, a.dtype)[0])
                 print(json.dumps(ours[-1]), flush=True)
         theirs = peer(tuning, a)
         if theirs:

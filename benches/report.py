@@ -11,6 +11,7 @@ import statistics
 
 import machine
 
+OURS = "ours"
 KEYS = ("name", "tuning", "shape", "batch", "length", "threads")
 # Columns of the plot: pixels of the labels and of a bar that reaches 1.
 LABELS, UNIT, ROW = 330, 130, 26
@@ -24,8 +25,22 @@ def works(lines):
         if row["name"].startswith("product"):
             key += (row["dtype"],)
         sides = found.setdefault(key, collections.defaultdict(list))
-        sides[row.get("peer", "ours")].append(row)
-    return {key: sides for key, sides in found.items() if "ours" in sides}
+        sides[row.get("peer") or ours_of(row)].append(row)
+    return {key: sides for key, sides in found.items() if any(name.startswith(OURS) for name in sides)}
+
+
+def ours_of(row):
+    """The name of our side: an encoder answers in several arithmetics, each of which is compared with the same peers."""
+    return f"{OURS} {row['dtype']}" if row["name"] in ("embed", "classify") else OURS
+
+
+def both(found):
+    """For each work and each of our sides: its label, that side, and the peers."""
+    for key, sides in found.items():
+        if not key[0].startswith("product"):
+            peers = {name: rows for name, rows in sides.items() if not name.startswith(OURS)}
+            for name in sides.keys() - peers.keys():
+                yield label(key) + name.removeprefix(OURS).replace(" ", ", "), sides[name], peers
 
 
 def label(key):
@@ -35,13 +50,12 @@ def label(key):
     return ", ".join(str(w).replace(" x ", " × ") for w in words if w)
 
 
-def compared(sides):
+def compared(ours, peers):
     """The best peer, and the median ratio of ours to it turn by turn: of speed, and of memory where both tell it."""
-    peers = {name: rows for name, rows in sides.items() if name != "ours"}
     if not peers:
         return None
     best = max(peers, key=lambda name: statistics.median(r["median"] for r in peers[name]))
-    pairs = list(zip(sides["ours"], peers[best]))
+    pairs = list(zip(ours, peers[best]))
     memory = [o["peak_rss_mib"] / p["peak_rss_mib"] for o, p in pairs if o.get("peak_rss_mib") and p.get("peak_rss_mib")]
     speed = statistics.median(o["median"] / p["median"] for o, p in pairs)
     return best, speed, statistics.median(memory) if memory else None
@@ -57,42 +71,43 @@ def number(x):
 
 def table(found):
     out = ["| work | ours | peers | to the best of them | memory, ours and theirs |", "|---|---|---|---|---|"]
-    for key, sides in found.items():
-        if key[0].startswith("product"):
-            continue
-        ours, against = sides["ours"], compared(sides)
-        peers = "; ".join(f"{name} {number(middle(rows))}" for name, rows in sides.items() if name != "ours")
-        ratio, memory = "", ""
+    for name, ours, peers in both(found):
+        told = "; ".join(f"{peer} {number(middle(rows))}" for peer, rows in peers.items())
+        ratio, memory, against = "", "", compared(ours, peers)
         if against:
             best, speed, share = against
             ratio = f"**{speed:.2f} ×** {best}"
             if share:
-                memory = f"{number(middle(ours, 'peak_rss_mib'))} and {number(middle(sides[best], 'peak_rss_mib'))} MiB, {share:.2f} ×"
+                memory = f"{number(middle(ours, 'peak_rss_mib'))} and {number(middle(peers[best], 'peak_rss_mib'))} MiB, {share:.2f} ×"
         elif "peak_rss_mib" in ours[0]:
             memory = f"{number(middle(ours, 'peak_rss_mib'))} MiB"
-        out.append(f"| {label(key)} | {number(middle(ours))} {ours[0]['unit']} | {peers} | {ratio} | {memory} |")
+        out.append(f"| {name} | {number(middle(ours))} {ours[0]['unit']} | {told} | {ratio} | {memory} |")
     return out
 
 
 def within(found):
-    """What is to be measured against ourselves: many sequences against one, adapters against none."""
-    named = {key[0]: sides["ours"] for key, sides in found.items()}
-    for name, than in (("decode 8", "decode"), ("decode 32", "decode"), ("decode 32 adapters", "decode 32"), ("first token beside 8", "first token")):
-        if name in named and than in named:
-            ratio = statistics.median(a["median"] / b["median"] for a, b in zip(named[name], named[than]))
-            yield f"- `{name}` is {ratio:.2f} × `{than}`"
+    """What is to be measured against another work: many sequences against one of ours and of the peer, adapters against none."""
+    named = {key[0]: sides for key, sides in found.items()}
+    for name, than, whose in (("decode 8", "decode", OURS), ("decode 8", "decode", "llama.cpp"), ("decode 32", "decode", OURS),
+                              ("decode 32", "decode", "llama.cpp"), ("decode 32 adapters", "decode 32", OURS),
+                              ("first token beside 8", "first token", OURS)):
+        pairs = list(zip(named.get(name, {}).get(OURS, []), named.get(than, {}).get(whose, [])))
+        if pairs:
+            ratio = statistics.median(a["median"] / b["median"] for a, b in pairs)
+            yield f"- `{name}` is {ratio:.2f} × {'our' if whose == OURS else whose} `{than}`"
 
 
 def products(found):
     rows = [(key, sides) for key, sides in found.items() if key[0].startswith("product")]
     if not rows:
         return []
-    peaks = {key[-1]: middle(sides["ours"], "peak") for key, sides in rows}
+    peaks = {key[-1]: middle(sides[OURS], "peak") for key, sides in rows}
     told = ", ".join(f"{number(peak)} GF/s in {dtype}" for dtype, peak in peaks.items())
     out = ["", "## Products", "", f"A loop that stays in registers reaches {told}.", "",
            "| rows × in × out | ours | of the peak | torch | ours to torch |", "|---|---|---|---|---|"]
     for key, sides in rows:
-        ours, against = sides["ours"], compared(sides)
+        ours, peers = sides[OURS], {name: rows for name, rows in sides.items() if name != OURS}
+        against = compared(ours, peers)
         peer = number(middle(sides["torch"])) if "torch" in sides else ""
         ratio = f"{against[1]:.2f} ×" if against else ""
         share = f"{100 * middle(ours) / middle(ours, 'peak'):.0f} %"
@@ -103,7 +118,7 @@ def products(found):
 
 def plot(found):
     """Bars of ours to the best peer; the line at 1 is that peer."""
-    bars = [(label(key), compared(sides)) for key, sides in found.items() if not key[0].startswith("product")]
+    bars = [(name, compared(ours, peers)) for name, ours, peers in both(found)]
     bars = [(name, *against[:2]) for name, against in bars if against]
     longest = max((speed for _, _, speed in bars), default=1)
     width, height = LABELS + int(UNIT * max(longest, 1.5)) + 150, 50 + ROW * len(bars)
@@ -119,11 +134,11 @@ def plot(found):
     return out
 
 
-def write(lines, stem, a):
+def write(lines, stem, turns, seconds):
     """`stem`.md, .svg and .jsonl; the last holds every line of the run."""
     found = works(lines)
     day = datetime.date.today().isoformat()
-    head = [f"# {machine.name()}", "", f"{day}, {a.turns} turns of {a.seconds:g} s each, ours and the peers' in one run; medians.", "",
+    head = [f"# {machine.name()}", "", f"{day}, {turns} turns of {seconds:g} s each, ours and the peers' in one run; medians.", "",
             f"![speed to the best peer]({stem.name}.svg)", ""]
     text = [*head, *table(found), "", *within(found), *products(found)]
     stem.with_suffix(".md").write_text("\n".join(text) + "\n", encoding="utf8")

@@ -15,7 +15,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use flags::ConfigFlags;
-pub use values::{AllowPull, Device, LogFormat};
+pub use values::{AllowPull, Device, LogFormat, ServeDtype};
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -47,6 +47,8 @@ pub struct Config {
     /// Origins of web pages that may call the API.
     #[serde(deserialize_with = "values::list")]
     pub cors_origin: Vec<String>,
+    /// How models answer.
+    pub serve: Serve,
     /// Bounds on what a request may send.
     pub limits: Limits,
     /// Bounds on what the server keeps in memory.
@@ -56,6 +58,14 @@ pub struct Config {
     /// `TUNESMITH_*` variables that are no setting; whoever starts a service warns of them.
     #[serde(skip)]
     pub unknown_environment: Vec<String>,
+}
+
+/// How models answer.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Serve {
+    /// The arithmetic of encoders' products; language models keep their file's format.
+    pub dtype: ServeDtype,
 }
 
 /// Bounds on what a request may send.
@@ -127,6 +137,7 @@ impl Default for Config {
             model_dir: None,
             allow_pull: AllowPull::Catalogue,
             cors_origin: Vec::new(),
+            serve: Serve::default(),
             limits: Limits::default(),
             budgets: Budgets::default(),
             log: Log::default(),

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use super::{AllowPull, Device, LogFormat};
+use super::{AllowPull, Device, LogFormat, ServeDtype};
 
 /// Flags that override the configuration file and the environment.
 #[derive(Debug, Clone, Default, Args, Serialize)]
@@ -60,6 +60,10 @@ pub struct ConfigFlags {
     #[arg(long, value_name = "ORIGIN")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cors_origin: Vec<String>,
+    /// Arithmetic of encoders when they answer; language models keep their file's format [default: f32]
+    #[arg(long, value_enum, value_name = "DTYPE")]
+    #[serde(skip)]
+    pub serve_dtype: Option<ServeDtype>,
     /// Largest upload in bytes [default: 512 MiB]
     #[arg(long, value_name = "BYTES")]
     #[serde(skip)]
@@ -89,6 +93,8 @@ impl ConfigFlags {
         };
         nested("limits", "max_file_bytes", self.max_file_bytes.map(Into::into));
         nested("budgets", "models_bytes", self.models_bytes.map(Into::into));
+        let dtype = self.serve_dtype.map(|d| serde_json::to_value(d).expect("a dtype is a word"));
+        nested("serve", "dtype", dtype);
         nested("log", "level", self.log_level.clone().map(Into::into));
         let format = self.log_format.map(|f| match f {
             LogFormat::Text => "text".into(),

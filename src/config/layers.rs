@@ -147,6 +147,7 @@ fn is_origin(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use super::super::ServeDtype;
     use super::*;
 
     fn env(pairs: &[(&str, &str)]) -> impl Iterator<Item = (String, String)> {
@@ -171,6 +172,10 @@ mod tests {
         assert_eq!((config.port, config.workers, config.host.as_str()), (3, 6, "::1"));
         assert_eq!((config.limits.max_file_bytes, config.limits.max_line_bytes), (12, 11));
         assert_eq!(config.limits.max_body_bytes, 8 << 20);
+        flags.serve_dtype = Some(ServeDtype::Int8);
+        assert_eq!(load(&flags, env(&[("TUNESMITH_SERVE__DTYPE", "bf16")])).unwrap().serve.dtype, ServeDtype::Int8);
+        flags.serve_dtype = None;
+        assert_eq!(load(&flags, env(&[("TUNESMITH_SERVE__DTYPE", "bfloat16")])).unwrap().serve.dtype, ServeDtype::Bf16);
     }
 
     #[test]

@@ -320,8 +320,8 @@ impl Registry {
     }
 
     fn encoder(&self, folder: &Path) -> Result<Base, ServeError> {
-        let (waiting, pool) = (self.inner.waiting.clone(), self.inner.pool.clone());
-        let weights = Arc::new(pool.install(|| ServedBase::load(folder))?);
+        let (waiting, pool, dtype) = (self.inner.waiting.clone(), self.inner.pool.clone(), self.inner.config.serve.dtype.into());
+        let weights = Arc::new(pool.install(|| ServedBase::load_as(folder, dtype))?);
         let batcher = Batcher::start(waiting, pool).map_err(|e| ServeError::Internal(e.to_string()))?;
         Ok(Base::Encoder { weights, batcher: Arc::new(batcher) })
     }

@@ -111,6 +111,23 @@ async fn a_texts_vector_does_not_depend_on_what_is_beside_it() {
 }
 
 #[tokio::test]
+async fn int8_answers_are_near_those_of_f32_with_adapters_too() {
+    let servers = [server(), Server::with(&["--model-dir", FIXTURES, "--serve-dtype", "int8"])];
+    let mut vectors = Vec::new();
+    for server in &servers {
+        let body = json!({"lora_name": "five", "lora_path": "lora/bert-five", "base_model": MODEL});
+        server.post("/v1/load_lora_adapter", &body).await.ok();
+        let body = |model: &str| json!({"model": model, "input": ["good", "the film was bad"], "normalize": true});
+        let (bare, adapted) = (embed(server, body(MODEL)).await, embed(server, body("five")).await);
+        vectors.push([&bare, &adapted].map(|got| [0, 1].map(|i| numbers(&got["data"][i]["embedding"]))));
+    }
+    for (f32, int8) in vectors[0].iter().flatten().zip(vectors[1].iter().flatten()) {
+        let cosine: f32 = f32.iter().zip(int8).map(|(a, b)| a * b).sum();
+        assert!(f32 != int8 && cosine > 0.999, "{cosine}");
+    }
+}
+
+#[tokio::test]
 async fn adapters_have_vectors_of_their_own_with_and_without_a_classifier() {
     let server = server();
     for (name, path, base) in [("five", "lora/bert-five", MODEL), ("bare", "embeddings/adapter", "file:bert-noprefix")] {

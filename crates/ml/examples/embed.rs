@@ -1,6 +1,6 @@
 //! Speed of an encoder in serving, on random tokens: JSON lines as the peers' scripts print them, without tokeniser and HTTP.
 //!
-//! `embed --model FOLDER [--batch 32] [--length 64] [--threads 2] [--seconds 15]`
+//! `embed --model FOLDER [--batch 32] [--length 64] [--dtype f32|bf16|int8] [--threads 2] [--seconds 15]`
 //!
 //! `embed` makes vectors, `classify` the logits of a head that is drawn at random.
 
@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use speed::{Failure, Flags};
-use tunesmith_ml::infer::{Asked, ServedBase, ServedClassifier, ServedEncoder, answer};
+use tunesmith_ml::infer::{Asked, ServeDtype, ServedBase, ServedClassifier, ServedEncoder, answer};
 use tunesmith_ml::models::{Head, Stream, normal};
 use tunesmith_ml::text::Encoded;
 
@@ -50,7 +50,13 @@ fn head(base: &ServedBase) -> Result<Head, Failure> {
 }
 
 fn run(f: &Flags) -> Result<(), Failure> {
-    let encoder = Arc::new(ServedEncoder::bare(Arc::new(ServedBase::load(&f.model)?)));
+    let dtype = match f.dtype.as_str() {
+        "f32" => ServeDtype::F32,
+        "bf16" => ServeDtype::Bf16,
+        "int8" => ServeDtype::Int8,
+        other => return Err(format!("--dtype {other} is none of f32, bf16, int8").into()),
+    };
+    let encoder = Arc::new(ServedEncoder::bare(Arc::new(ServedBase::load_as(&f.model, dtype)?)));
     f.report("embed", "texts/s", &f.dtype, &measure(f, Asked::Vector { encoder: &encoder, prompt_tokens: 0 })?)?;
     let classifier = ServedClassifier::of(encoder.clone(), head(&encoder.base)?, &f.model)?;
     f.report("classify", "texts/s", &f.dtype, &measure(f, Asked::Logits(&classifier))?)

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use reference::*;
-use tunesmith_ml::infer::{Asked, Recipe, ServedBase, ServedEncoder, answer, finish_vector};
+use tunesmith_ml::infer::{Asked, Recipe, ServeDtype, ServedBase, ServedEncoder, answer, finish_vector};
 use tunesmith_ml::text::Encoded;
 
 /// A base's folder with what a variant adds to it.
@@ -96,6 +96,25 @@ fn a_texts_vector_does_not_depend_on_its_batch_bit_for_bit() {
             let mut batch: Vec<_> = (0..crowd).map(|j| (&rows[j % rows.len()], asked(j))).collect();
             batch.insert(crowd / 2, (&rows[i], asked(i)));
             assert_eq!(bits(&alone), bits(&answer(&batch).unwrap()[crowd / 2]), "row {i} among {crowd}");
+        }
+    }
+}
+
+#[test]
+fn shorter_arithmetic_keeps_directions_and_bits_in_any_batch() {
+    let dir = folder("dense");
+    let expected = json("embeddings/dense/expected.json");
+    let exact = vectors(&load(dir.path()), &texts(&expected), None);
+    for dtype in [ServeDtype::Bf16, ServeDtype::Int8] {
+        let encoder = ServedEncoder::bare(Arc::new(ServedBase::load_as(dir.path(), dtype).unwrap()));
+        let texts = texts(&expected);
+        let made = vectors(&encoder, &texts, None);
+        let width = made.len() / texts.len();
+        for (i, (a, b)) in made.chunks_exact(width).zip(exact.chunks_exact(width)).enumerate() {
+            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>();
+            let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+            assert!(cosine > 0.999 && a != b, "{dtype:?}, text {i}: {cosine}");
+            assert_eq!(a, vectors(&encoder, &texts[i..=i], None), "{dtype:?}, text {i} alone");
         }
     }
 }

@@ -15,7 +15,18 @@ use crate::nn::{Adapter, Batch, Ctx, F32View, Kernels, LoraRange};
 use crate::peft::{AdapterFacts, load_adapter};
 use crate::text::{Encoded, TextTokenizer};
 
-/// An encoder with its tokenizer, packed for serving in f32.
+/// The arithmetic of a served encoder's products. Everything between them, heads and adapters are f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServeDtype {
+    /// f32: the numbers of the training that made the model.
+    F32,
+    /// bf16 operands with f32 sums: twice as fast where the processor has a unit for it.
+    Bf16,
+    /// Weights and inputs in int8, with a scale for each 32 of them.
+    Int8,
+}
+
+/// An encoder with its tokenizer, packed for serving.
 pub struct ServedBase {
     pub(super) model: BaseModel,
     tokenizer: TextTokenizer,
@@ -24,13 +35,25 @@ pub struct ServedBase {
 }
 
 impl ServedBase {
-    /// Loads the encoder of a Hugging Face folder.
+    /// Loads the encoder of a Hugging Face folder, in f32.
     ///
     /// # Errors
     /// If the folder does not hold a supported model.
     pub fn load(folder: &Path) -> Result<Self> {
+        Self::load_as(folder, ServeDtype::F32)
+    }
+
+    /// Loads the encoder of a Hugging Face folder.
+    ///
+    /// # Errors
+    /// If the folder does not hold a supported model, or for int8 a weight is not finite.
+    pub fn load_as(folder: &Path, dtype: ServeDtype) -> Result<Self> {
         let mut model = load_base(folder, &Device::Cpu)?;
-        model.encoder.pack(Precision::F32, false)?;
+        match dtype {
+            ServeDtype::F32 => model.encoder.pack(Precision::F32, false)?,
+            ServeDtype::Bf16 => model.encoder.pack(Precision::Bf16, false)?,
+            ServeDtype::Int8 => model.encoder.pack_int8()?,
+        }
         let config = &model.encoder.config;
         let limit = crate::train::base_limit(folder, config);
         let tokenizer = TextTokenizer::read(folder, limit, config.vocab_size)?;

@@ -18,7 +18,7 @@ pub use call_grammar::{Beside, CallGrammar};
 pub use classifier::{Answer, DEFAULT_THRESHOLD, ServedClassifier, classify};
 pub use constraint::{Constraint, Grammar};
 pub use decoder::{ServedAdapter, ServedDecoder};
-pub use encoder::{Asked, ServedBase, ServedEncoder, answer};
+pub use encoder::{Asked, ServeDtype, ServedBase, ServedEncoder, answer};
 pub use engine::{Engine, EngineLimits};
 pub use recipe::{Recipe, finish_vector};
 pub use sampling::{Sampling, likeliest, log_probabilities};
