@@ -16,7 +16,7 @@ use std::ops::Range;
 const K_SLICE: usize = 256;
 /// Tiles of rows in a block.
 const BLOCK_TILES: usize = 8;
-/// Up to this many rows are read where they lie instead of packed.
+/// Up to this many rows are read where they lie instead of packed, and any number that only one panel uses.
 const DIRECT_ROWS: usize = 4;
 /// Multiply-adds below which a product is not worth a second thread.
 const SMALL: usize = 1 << 17;
@@ -83,7 +83,9 @@ impl Product<'_> {
     fn run_block<S: Kernels, const MODE: Mode>(&self, s: S, rows: Range<usize>, panels: Range<usize>) {
         let (k, steps) = (self.w.k, self.steps);
         let tiles = rows.len().div_ceil(S::MR);
-        let direct = MODE != PAIRS && rows.len() <= DIRECT_ROWS.min(S::MR);
+        // So few rows at a time keep their lines in the first-level cache, whatever their stride.
+        let one_pass = panels.len() == 1 && S::MR < 8;
+        let direct = MODE != PAIRS && (rows.len() <= DIRECT_ROWS.min(S::MR) || one_pass);
         // Packing writes whole vectors, perhaps wider ones than the tiles read.
         let packed = if direct { 0 } else { tiles * steps * S::MR + MAX_LANES };
         let spill = tiles * S::MR * PANEL_VECTORS * S::LANES;
@@ -91,7 +93,7 @@ impl Product<'_> {
             let (packed, spill) = scratch.split_at_mut(packed);
             let x = &self.x[rows.start * k..rows.end * k];
             let left = if direct {
-                Left { start: x.as_ptr(), tile: 0, row: k, step: 1 }
+                Left { start: x.as_ptr(), tile: S::MR * k, row: k, step: 1 }
             } else {
                 let precision = if MODE == PAIRS { Precision::Bf16 } else { Precision::F32 };
                 for i in 0..tiles {
