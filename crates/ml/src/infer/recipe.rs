@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use candle_core::Device;
 use serde_json::Value;
-use tunesmith_ops::activation::{self, Activation};
+use tunesmith_ops::activation::Activation;
 use tunesmith_ops::matmul::{Epilogue, Layout, Packed, Precision, matmul};
 
 use crate::error::{MlError, Result};
@@ -298,11 +298,9 @@ impl Dense {
 
     fn forward(&self, x: &[f32], rows: usize) -> Vec<f32> {
         let mut y = vec![0.0; rows * self.weight.n()];
-        matmul(x, rows, &self.weight, &mut y, Epilogue { bias: self.bias.as_deref(), ..Epilogue::default() });
-        let Some(kind) = self.activation else { return y };
-        let mut activated = vec![0.0; y.len()];
-        activation::forward(kind, &y, &mut activated);
-        activated
+        let ep = Epilogue { bias: self.bias.as_deref(), activation: self.activation, ..Epilogue::default() };
+        matmul(x, rows, &self.weight, &mut y, ep);
+        y
     }
 }
 

@@ -94,8 +94,8 @@ impl Head {
         let x = hidden.index_select(&rows, 0)?;
         let row_ids = row_ids(first_rows, ctx);
         let x = self.input_dropout.apply(x, &row_ids, ctx)?;
-        let y = self.dense.forward(&x, ctx)?;
-        let y = self.dropout.apply(self.act.forward(&y, ctx)?, &row_ids, ctx)?;
+        let y = self.dense.forward_activated(&x, self.act, ctx)?;
+        let y = self.dropout.apply(y, &row_ids, ctx)?;
         self.out.forward(&y, ctx)
     }
 

@@ -145,10 +145,14 @@ impl Linear {
         }
     }
 
+    /// Whether an adapter of this pass updates this layer.
+    fn routed(&self, ctx: &Ctx) -> bool {
+        ctx.route.iter().any(|r| r.adapter.layer(self.id).is_some())
+    }
+
     /// x `[tokens, in]` → y `[tokens, out]`; saves x.
     pub fn forward(&self, x: &Tensor, ctx: &mut Ctx) -> Result<Tensor> {
-        let routed = ctx.route.iter().any(|r| r.adapter.layer(self.id).is_some());
-        if self.weight.slot.is_some() || routed {
+        if self.weight.slot.is_some() || self.routed(ctx) {
             ctx.push(x);
         }
         self.forward_unsaved(x, ctx)
@@ -156,8 +160,7 @@ impl Linear {
 
     /// An activation of [`Self::forward`], to the same bits: one pass over y where nothing has to be kept for a backward pass.
     pub fn forward_activated(&self, x: &Tensor, act: Act, ctx: &mut Ctx) -> Result<Tensor> {
-        let routed = ctx.route.iter().any(|r| r.adapter.layer(self.id).is_some());
-        if ctx.recording() || routed || ctx.kernels == Kernels::Composed {
+        if ctx.recording() || self.routed(ctx) || ctx.kernels == Kernels::Composed {
             return act.forward(&self.forward(x, ctx)?, ctx);
         }
         self.product(x, Some(act.0), ctx)
