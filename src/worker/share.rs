@@ -1,7 +1,7 @@
-//! How many threads a job takes: all of them, and fewer while the server of this machine is asked.
+//! How many threads a job takes: all of them, and fewer while the server of this machine is busy.
 //!
-//! The rule was measured (see [`Share::wanted`]). Results do not depend on the number of threads, so a job that gives some up trains
-//! the same model.
+//! The rule was measured (see [`Seen::wanted`]). Results do not depend on the number of threads, so a job that gives some up trains the
+//! same model.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,8 +12,10 @@ use tunesmith_ops::load::{Load, LoadPage};
 
 use crate::serve::load_page;
 
-/// How long after a pass the server still counts as busy: requests of a client that asks one after another come closer together.
-const HOLD: Duration = Duration::from_millis(500);
+/// Over how long the server's load is averaged (an exponential average's time constant).
+const MEMORY: Duration = Duration::from_secs(1);
+/// A pass that has run for so long fills the time since, though it has not been added up.
+const LONG_PASS: Duration = Duration::from_millis(500);
 /// A pass that seems to run for longer belongs to a server that was killed.
 const LONGEST_PASS: Duration = Duration::from_secs(30);
 
@@ -28,17 +30,20 @@ pub struct Share {
 /// What was last seen of the server.
 #[derive(Debug, Clone, Copy)]
 struct Seen {
-    begun: u64,
+    load: Load,
+    at: Instant,
     /// When a pass was last seen to begin.
-    at: Option<Instant>,
+    begun_at: Instant,
+    /// The part of the time that passes filled lately, 0 to 1.
+    busy: f64,
 }
 
 impl Share {
     /// Of a worker with `all` threads.
     pub fn new(data_dir: &Path, all: usize) -> Self {
         let page = load_page(data_dir).inspect_err(|error| tracing::debug!(%error, "the server's load cannot be read")).ok();
-        let begun = page.as_ref().map_or(0, |page| page.read().begun);
-        Self { page, all, fewer: None, seen: Seen { begun, at: None } }
+        let load = page.as_ref().map_or_else(Load::default, LoadPage::read);
+        Self { page, all, fewer: None, seen: Seen::new(load, Instant::now()) }
     }
 
     /// The threads for the next micro-batch, where they are not all of them.
@@ -48,7 +53,7 @@ impl Share {
         if wanted == self.all {
             return None;
         }
-        if self.fewer.is_none() {
+        if self.fewer.as_ref().is_none_or(|pool| pool.current_num_threads() != wanted) {
             self.fewer = tunesmith_ops::threads::build_pool(wanted).map(Arc::new).ok();
         }
         self.fewer.clone()
@@ -56,14 +61,22 @@ impl Share {
 }
 
 impl Seen {
-    /// Half of the threads while the server is busy, at least one.
+    fn new(load: Load, now: Instant) -> Self {
+        Self { load, at: now, begun_at: now, busy: 0.0 }
+    }
+
+    /// Half as large a part of the threads as the server's passes fill of the time is given up: half of them while it is always busy.
     fn wanted(&mut self, load: Load, all: usize, now: Instant) -> usize {
-        if load.begun != self.begun {
-            *self = Self { begun: load.begun, at: Some(now) };
+        if load.begun != self.load.begun {
+            self.begun_at = now;
         }
-        let since = self.at.map_or(Duration::MAX, |at| now - at);
-        let busy = since < HOLD || (load.running > 0 && since < LONGEST_PASS);
-        if busy { (all / 2).max(1) } else { all }
+        let time = (now - self.at).as_secs_f64();
+        let runs = load.running > 0 && (LONG_PASS..LONGEST_PASS).contains(&(now - self.begun_at));
+        let filled = if runs { 1.0 } else { load.taken.saturating_sub(self.load.taken).as_secs_f64() / time.max(1e-6) };
+        self.busy += (filled.min(1.0) - self.busy) * (1.0 - (-time / MEMORY.as_secs_f64()).exp());
+        (self.load, self.at) = (load, now);
+        let given = (self.busy * all as f64 / 2.0).round() as usize;
+        all.saturating_sub(given).max(1)
     }
 }
 
@@ -71,20 +84,36 @@ impl Seen {
 mod tests {
     use super::*;
 
+    /// Looks every tenth of a second of `tenths` while passes fill a part `busy` of the time.
+    fn look(seen: &mut Seen, all: usize, busy: f64, start: Instant, tenths: std::ops::Range<u64>) -> usize {
+        let mut wanted = all;
+        for tenth in tenths {
+            let load = Load { running: 0, begun: seen.load.begun + 1, taken: seen.load.taken + Duration::from_secs_f64(busy / 10.0) };
+            wanted = seen.wanted(load, all, start + Duration::from_millis(100 * tenth));
+        }
+        wanted
+    }
+
     #[test]
-    fn threads_are_given_up_while_the_server_is_asked_and_taken_back_after() {
+    fn threads_are_given_up_as_the_server_is_busy_and_taken_back_after() {
         let start = Instant::now();
-        let after = |ms| start + Duration::from_millis(ms);
-        let mut seen = Seen { begun: 7, at: None };
-        let load = |running, begun| Load { running, begun };
-        assert_eq!(seen.wanted(load(0, 7), 8, start), 8);
-        assert_eq!(seen.wanted(load(1, 8), 8, after(10)), 4);
-        // Between two requests of one client.
-        assert_eq!(seen.wanted(load(0, 8), 8, after(300)), 4);
-        assert_eq!(seen.wanted(load(0, 8), 8, after(600)), 8);
-        // A long pass counts as long as it may last, then it is a dead server's.
-        assert_eq!(seen.wanted(load(1, 9), 1, after(700)), 1);
-        assert_eq!(seen.wanted(load(1, 9), 8, after(9_000)), 4);
-        assert_eq!(seen.wanted(load(1, 9), 8, after(40_000)), 8);
+        let mut seen = Seen::new(Load { running: 0, begun: 7, taken: Duration::from_secs(3) }, start);
+        assert_eq!(look(&mut seen, 16, 0.0, start, 1..2), 16);
+        // A light load leaves a small machine's job alone and costs a large one's little.
+        assert_eq!(look(&mut seen, 16, 0.1, start, 2..60), 15);
+        assert_eq!(look(&mut seen, 2, 0.1, start, 60..80), 2);
+        assert_eq!(look(&mut seen, 16, 1.0, start, 80..140), 8);
+        assert_eq!(look(&mut seen, 2, 1.0, start, 140..160), 1);
+        assert_eq!(look(&mut seen, 1, 1.0, start, 160..180), 1);
+        assert_eq!(look(&mut seen, 16, 0.0, start, 180..240), 16);
+    }
+
+    #[test]
+    fn a_long_pass_counts_as_long_as_it_may_last() {
+        let start = Instant::now();
+        let mut seen = Seen::new(Load::default(), start);
+        let load = Load { running: 1, begun: 1, taken: Duration::ZERO };
+        let wanted: Vec<usize> = (1..80).map(|half| seen.wanted(load, 8, start + Duration::from_millis(500 * half))).collect();
+        assert_eq!((wanted[0], wanted[9], wanted[50], wanted[75]), (8, 4, 4, 8), "{wanted:?}");
     }
 }

@@ -1,20 +1,24 @@
 //! How busy serving is, on a page of memory that the server shares with the workers of its machine.
 //!
-//! The server counts its passes there; a training job looks between its micro-batches and takes fewer threads while it is asked
-//! (`tunesmith::worker::share` has the rule). Nobody waits for anybody, and a worker that finds no page trains on all its threads.
+//! The server counts its passes there and adds up the time that they took; a training job looks between its micro-batches and takes
+//! fewer threads while the server is busy (`tunesmith::worker::share` has the rule). Nobody waits for anybody, and a worker that finds no
+//! page trains on all its threads.
 
 use memmap2::{MmapOptions, MmapRaw};
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-/// Bytes of the file: a page, of which two words are used.
+/// Bytes of the file: a page, of which three words are used.
 const PAGE: u64 = 4096;
 /// Passes that run now.
 const RUNNING: usize = 0;
 /// Passes that were ever begun.
 const BEGUN: usize = 1;
+/// Microseconds that all finished passes took together.
+const TAKEN: usize = 2;
 
 /// The page, mapped.
 pub struct LoadPage {
@@ -28,10 +32,15 @@ pub struct Load {
     pub running: u64,
     /// Passes that were ever begun.
     pub begun: u64,
+    /// What all finished passes took together; those that run at a time count each for itself.
+    pub taken: Duration,
 }
 
 /// A pass that runs until this is dropped.
-pub struct Pass<'a>(&'a LoadPage);
+pub struct Pass<'a> {
+    page: &'a LoadPage,
+    start: Instant,
+}
 
 impl LoadPage {
     /// Maps the page in the file `path`, which is made if it is not there.
@@ -56,12 +65,13 @@ impl LoadPage {
     pub fn pass(&self) -> Pass<'_> {
         self.word(RUNNING).fetch_add(1, Ordering::Relaxed);
         self.word(BEGUN).fetch_add(1, Ordering::Relaxed);
-        Pass(self)
+        Pass { page: self, start: Instant::now() }
     }
 
     /// What the page says now.
     pub fn read(&self) -> Load {
-        Load { running: self.word(RUNNING).load(Ordering::Relaxed), begun: self.word(BEGUN).load(Ordering::Relaxed) }
+        let read = |index| self.word(index).load(Ordering::Relaxed);
+        Load { running: read(RUNNING), begun: read(BEGUN), taken: Duration::from_micros(read(TAKEN)) }
     }
 
     fn word(&self, index: usize) -> &AtomicU64 {
@@ -73,7 +83,8 @@ impl LoadPage {
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
-        self.0.word(RUNNING).fetch_sub(1, Ordering::Relaxed);
+        self.page.word(TAKEN).fetch_add(self.start.elapsed().as_micros() as u64, Ordering::Relaxed);
+        self.page.word(RUNNING).fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -95,15 +106,22 @@ mod tests {
     fn two_maps_of_a_page_see_each_other() {
         let path = std::env::temp_dir().join(format!("tunesmith-ops-load-{}", std::process::id()));
         let (server, worker) = (LoadPage::open(&path).unwrap(), LoadPage::open(&path).unwrap());
-        assert_eq!(worker.read(), Load { running: 0, begun: 0 });
+        let counts = || {
+            let Load { running, begun, .. } = worker.read();
+            (running, begun)
+        };
+        assert_eq!(worker.read(), Load::default());
         let (first, second) = (server.pass(), server.pass());
-        assert_eq!(worker.read(), Load { running: 2, begun: 2 });
+        assert_eq!(counts(), (2, 2));
+        std::thread::sleep(Duration::from_millis(2));
+        assert_eq!(worker.read().taken, Duration::ZERO);
         drop(first);
-        assert_eq!(worker.read(), Load { running: 1, begun: 2 });
+        assert_eq!(counts(), (1, 2));
+        assert!(worker.read().taken >= Duration::from_millis(2));
         // A server that was killed takes nothing back.
         std::mem::forget(second);
         LoadPage::open(&path).unwrap().clear();
-        assert_eq!(worker.read(), Load { running: 0, begun: 2 });
+        assert_eq!(counts(), (0, 2));
         std::fs::remove_file(&path).unwrap();
     }
 }
