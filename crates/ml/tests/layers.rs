@@ -7,7 +7,8 @@ use candle_core::{D, DType, Device, Tensor, Var};
 use reference::*;
 use tunesmith_ml::models::normal;
 use tunesmith_ml::nn::{
-    Act, Adapter, Attention, Batch, Ctx, Dropout, Embedding, Kernels, LayerNorm, Linear, LoraLayer, LoraRange, Mode, Param, Params,
+    Act, Adapter, Attention, Batch, Ctx, Dropout, Embedding, InputGrad, Kernels, LayerNorm, Linear, LoraLayer, LoraRange, Mode, Param,
+    Params,
 };
 use tunesmith_ops::matmul::Precision;
 
@@ -233,6 +234,58 @@ fn low_rank_updates_of_two_ranges_agree_with_autograd() {
         for (info, expected) in params.infos.iter().zip(&expected[1..]) {
             close(&grads[info.slot.range()], expected, &format!("{kernels:?}: {}", info.name));
         }
+    }
+}
+
+/// y, dx added to ones, and the gradients of an adapter's A and B, in bf16.
+fn pass_of(layer: &Linear, adapter: &mut Adapter, ranges: &[std::ops::Range<usize>], mode: Mode) -> [Vec<f32>; 3] {
+    let (x, dy) = (random(&[23, 64], "x"), random(&[23, 48], "dy"));
+    let params = Params::adopt(&CPU, &|_| true, &mut |f| adapter.visit(f)).unwrap();
+    adapter.pack(true).unwrap();
+    let batch = sequences(&[23]);
+    let route: Vec<LoraRange> = ranges.iter().map(|rows| LoraRange { rows: rows.clone(), adapter }).collect();
+    let mut ctx = Ctx::train(&batch, Kernels::Native, &route, mode, Precision::Bf16, &params.grads);
+    let y = layer.forward(&x, &mut ctx).unwrap();
+    let onto = InputGrad::AddedTo(Tensor::ones((23, 64), DType::F32, &CPU).unwrap());
+    let dx = layer.backward_from(&dy, &mut ctx, onto, |ctx| Ok(ctx.pop().unwrap())).unwrap().unwrap();
+    [flat(&y), flat(&dx), flat(&params.grads)]
+}
+
+#[test]
+fn a_frozen_weight_gives_the_bits_of_a_plain_one_and_an_update_those_of_its_parts() {
+    let (w, a, b) = (random(&[48, 64], "w"), random(&[5, 64], "a"), random(&[48, 5], "b"));
+    let layer = |frozen: bool| {
+        let mut layer = Linear::new(0, Param::new("l.weight", w.clone()), None).unwrap();
+        if frozen {
+            layer.pack_frozen().unwrap();
+            assert_eq!(layer.weight.value.elem_count(), 0, "the plain copy is still held");
+        }
+        layer.pack(Precision::Bf16, true).unwrap();
+        layer
+    };
+    for (mode, dropout) in [(Mode::Eval, 0.0), (Mode::Train { seed: 3, step: 1 }, 0.3)] {
+        let run = |frozen, ranges: &[std::ops::Range<usize>]| pass_of(&layer(frozen), &mut update(&a, &b, dropout), ranges, mode);
+        let plain = run(false, &[0..23]);
+        assert_eq!(run(true, &[0..23]), plain, "dropout {dropout}: frozen");
+        let parts = run(false, &[0..9, 9..23]);
+        assert_eq!(parts[..2], plain[..2], "dropout {dropout}: parts");
+        close(&parts[2], &plain[2], "gradients of parts");
+    }
+}
+
+#[test]
+fn a_gradient_is_added_to_another() {
+    let (x, w, dy, other) = (random(&[9, 20], "x"), random(&[16, 20], "w"), random(&[9, 16], "dy"), random(&[9, 20], "other"));
+    let expected = flat(&(dy.matmul(&w).unwrap() + &other).unwrap());
+    for kernels in BOTH {
+        let mut layer = Linear::new(0, Param::new("l.weight", w.clone()), None).unwrap();
+        layer.pack(Precision::F32, true).unwrap();
+        let (batch, none) = (sequences(&[9]), Tensor::zeros(1, DType::F32, &CPU).unwrap());
+        let mut ctx = Ctx::train(&batch, kernels, &[], Mode::Eval, Precision::F32, &none);
+        layer.forward(&x, &mut ctx).unwrap();
+        let onto = InputGrad::AddedTo(other.copy().unwrap());
+        let dx = layer.backward_from(&dy, &mut ctx, onto, |_| Ok(x.clone())).unwrap().unwrap();
+        close(&flat(&dx), &expected, &format!("{kernels:?}"));
     }
 }
 

@@ -1,7 +1,7 @@
 //! What this processor can do, found once. Every kernel asks here which instructions it may use.
 //!
 //! The environment variable `TUNESMITH_ISA` (`scalar`, `avx2`, `avx512`) lowers the answer, for tests and for comparing
-//! results with an older machine; it never raises it. It is read here and nowhere else.
+//! results with an older machine; it never raises it. `avx512` means without a matrix unit. It is read here and nowhere else.
 
 use crate::simd::{Simd, dispatch, dispatch_bf16};
 use std::sync::OnceLock;
@@ -36,6 +36,7 @@ struct Detected {
     isa: Isa,
     bf16: bool,
     vnni: bool,
+    amx: bool,
 }
 
 fn detected() -> &'static Detected {
@@ -45,7 +46,8 @@ fn detected() -> &'static Detected {
         let best = best_isa();
         let found = lower(best, hardware_bf16(), wish.as_deref());
         // A lowered set stands for an older machine, which has none.
-        Detected { vnni: found.isa == best && hardware_vnni(best), ..found }
+        let amx = found.bf16 && wish.as_deref() != Some("avx512") && permitted_amx();
+        Detected { vnni: found.isa == best && hardware_vnni(best), amx, ..found }
     })
 }
 
@@ -56,7 +58,7 @@ fn lower(best: Isa, bf16: bool, wish: Option<&str>) -> Detected {
         (Some("avx2"), Isa::Avx512) => Isa::Avx2,
         _ => best,
     };
-    Detected { isa, bf16: bf16 && isa == Isa::Avx512, vnni: false }
+    Detected { isa, bf16: bf16 && isa == Isa::Avx512, vnni: false, amx: false }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -110,6 +112,28 @@ fn hardware_vnni(_: Isa) -> bool {
     false
 }
 
+/// Whether the processor has AMX-TILE and AMX-BF16 (Intel SDM, volume 2, CPUID leaf 7).
+#[cfg(target_arch = "x86_64")]
+fn hardware_amx() -> bool {
+    let leaf = std::arch::x86_64::__cpuid_count(7, 0);
+    leaf.edx >> 22 & 1 == 1 && leaf.edx >> 24 & 1 == 1
+}
+
+/// Whether the processor has AMX and Linux lets this process use it. A process asks once, for all of its threads
+/// (`Documentation/arch/x86/xstate.rst`).
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub(crate) fn permitted_amx() -> bool {
+    const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
+    const XFEATURE_XTILEDATA: libc::c_long = 18;
+    // SAFETY: the call takes two numbers and touches no memory of ours.
+    hardware_amx() && unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) } == 0
+}
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+pub(crate) fn permitted_amx() -> bool {
+    false
+}
+
 /// The instruction set that all kernels of this process use.
 pub fn isa() -> Isa {
     detected().isa
@@ -125,13 +149,18 @@ pub fn has_vnni() -> bool {
     detected().vnni
 }
 
+/// Whether bf16 products run on a matrix unit (AMX). Its sums have other bits than those of AVX-512 BF16.
+pub fn has_amx() -> bool {
+    detected().amx
+}
+
 /// Whether bf16 products are faster than f32 products here, for `dtype: auto`.
 ///
-/// Having the unit is not enough: on Intel's processors of 2023 its instruction runs at half the rate that would pay (measured:
+/// With AMX they are. Having AVX-512 BF16 is not enough: on Intel's processors of 2023 its instruction runs at half the rate that would pay (measured:
 /// 88 GF/s a core against 160 in f32), on AMD's since Zen 4 at twice the rate of f32. Decided by vendor, not by a measurement,
 /// so that a job that is resumed on the same machine decides the same.
 pub fn bf16_is_faster() -> bool {
-    has_bf16() && vendor_is_amd()
+    has_amx() || (has_bf16() && vendor_is_amd())
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -148,7 +177,11 @@ fn vendor_is_amd() -> bool {
 /// The name of the kernels in use, for example `avx512+bf16`. Checkpoints store it: two machines with the same name give
 /// the same bits.
 pub fn kernel_set() -> String {
-    let suffix = if has_bf16() { "+bf16" } else { "" };
+    let suffix = match (has_amx(), has_bf16()) {
+        (true, _) => "+amx",
+        (false, true) => "+bf16",
+        (false, false) => "",
+    };
     format!("{}{suffix}", isa().name())
 }
 
@@ -161,6 +194,9 @@ pub fn features() -> Vec<&'static str> {
             ($($name:tt),*) => { $( if is_x86_feature_detected!($name) { found.push($name); } )* };
         }
         note!("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avxvnni", "avx512bf16");
+        if hardware_amx() {
+            found.push("amx");
+        }
     }
     #[cfg(target_arch = "aarch64")]
     {

@@ -5,7 +5,7 @@ use tunesmith_ops::matmul::Precision;
 
 use super::config::EncoderConfig;
 use crate::error::Result;
-use crate::nn::{Act, Adapter, Attention, Ctx, Dropout, Embedding, LayerNorm, Linear, Param, add};
+use crate::nn::{Act, Adapter, Attention, Ctx, Dropout, Embedding, InputGrad, LayerNorm, Linear, Param, add};
 
 /// Linear layers in a block; layer `j` of block `i` has number `LINEARS_PER_BLOCK * i + j`.
 pub(super) const LINEARS_PER_BLOCK: usize = 6;
@@ -155,6 +155,11 @@ impl Encoder {
         self.blocks.iter_mut().flat_map(Block::linears_mut).try_for_each(|l| l.pack(precision, backward))
     }
 
+    /// Packs every linear layer whose weight training leaves as it is, see [`Linear::pack_frozen`].
+    pub fn pack_frozen(&mut self) -> Result<()> {
+        self.blocks.iter_mut().flat_map(Block::linears_mut).try_for_each(Linear::pack_frozen)
+    }
+
     /// Rounds every linear layer to int8, to serve.
     ///
     /// # Errors
@@ -184,22 +189,22 @@ impl Block {
     }
 
     fn backward(&self, dy: &Tensor, ctx: &mut Ctx, need_dx: bool) -> Result<Option<Tensor>> {
-        let (kernels, row_ids) = (ctx.kernels, &ctx.batch.row_ids);
+        let row_ids = &ctx.batch.row_ids;
         let d_sum = self.out_norm.backward(dy, ctx)?;
         let d_down = self.down_dropout.backward(&d_sum, row_ids, ctx)?;
         let d_act = input_grad(self.down.backward(&d_down, ctx, true)?)?;
         let d_up = self.act.backward(&d_act, ctx)?;
-        let dh = add(input_grad(self.up.backward(&d_up, ctx, true)?)?, &d_sum, kernels)?;
+        let dh = input_grad(self.up.backward_from(&d_up, ctx, InputGrad::AddedTo(d_sum), |ctx| Ok(ctx.pop()?))?)?;
         let d_sum = self.attention_norm.backward(&dh, ctx)?;
         let d_out = self.attention_dropout.backward(&d_sum, row_ids, ctx)?;
         let d_mixed = input_grad(self.attention_out.backward(&d_out, ctx, true)?)?;
         let [dq, dk, dv] = self.attention.backward(&d_mixed, ctx)?;
-        let from_v = self.value.backward(&dv, ctx, need_dx)?;
-        let from_k = self.key.backward(&dk, ctx, need_dx)?;
-        let from_q = self.query.backward(&dq, ctx, need_dx)?;
-        let (Some(v), Some(k), Some(q)) = (from_v, from_k, from_q) else { return Ok(None) };
-        let dx = add(add(v, &k, kernels)?, &q, kernels)?;
-        Ok(Some(add(dx, &d_sum, kernels)?))
+        let mut dx = need_dx.then_some(d_sum);
+        for (layer, d) in [(&self.value, &dv), (&self.key, &dk), (&self.query, &dq)] {
+            let below = dx.map_or(InputGrad::Unwanted, InputGrad::AddedTo);
+            dx = layer.backward_from(d, ctx, below, |ctx| Ok(ctx.pop()?))?;
+        }
+        Ok(dx)
     }
 
     fn visit(&mut self, f: &mut dyn FnMut(&mut Param) -> Result<()>) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Linear layers: `y = x·Wᵀ + b`, and `+ s·B(Ax)` on the rows of the LoRA route.
 //!
-//! In training the weight stays as it is, and products pack pieces of it on their way; in serving it is packed once, or has kept the
-//! blocks of its GGUF file.
+//! In training the weight stays as it is, and products pack pieces of it on their way; a frozen one in bf16 is packed once for either
+//! direction. In serving it is packed once, or has kept the blocks of its GGUF file.
 
 use std::sync::Arc;
 
@@ -9,13 +9,16 @@ use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 use tunesmith_ops::activation::Activation;
 use tunesmith_ops::elementwise::column_sums;
-use tunesmith_ops::matmul::{Epilogue, Layout, Packed, Plain, Precision, matmul, matmul_plain, matmul_tn};
+use tunesmith_ops::matmul::{
+    Epilogue, Layout, Packed, Plain, Precision, Update, matmul, matmul_new, matmul_plain, matmul_plain_new, matmul_tn,
+};
 use tunesmith_ops::quant::{QuantKind, QuantPacked, quant_matmul};
 
 use super::activation::Act;
 use super::ctx::{Ctx, Kernels, LoraRange, Mode};
+use super::lora::LoraLayer;
 use super::params::Param;
-use super::view::F32View;
+use super::view::{F32View, with_f32_mut};
 use crate::error::{MlError, Result};
 
 /// A linear layer with weight `[out, in]` as Hugging Face stores it.
@@ -23,7 +26,7 @@ use crate::error::{MlError, Result};
 pub struct Linear {
     /// Number of the layer in its model: LoRA adapters find their update by it.
     pub id: usize,
-    /// `[out, in]`; empty once it is packed for serving, and where it is quantised.
+    /// `[out, in]`; empty once it is packed for serving or frozen, and where it is quantised.
     pub weight: Param,
     /// `[out]`.
     pub bias: Option<Param>,
@@ -41,8 +44,20 @@ enum Held {
     Plain(Precision),
     /// The weight packed for serving.
     Packed(Arc<Packed>),
+    /// The weight packed for training that does not change it: for y and for dx.
+    Frozen(Arc<[Packed; 2]>),
     /// The blocks of a GGUF file.
     Quantised(Arc<QuantPacked>),
+}
+
+/// What becomes of the gradient of a layer's input.
+pub enum InputGrad {
+    /// Nobody wants it.
+    Unwanted,
+    /// It stands alone.
+    New,
+    /// It is added to another, in whose memory nothing else may be interested.
+    AddedTo(Tensor),
 }
 
 impl Linear {
@@ -84,7 +99,7 @@ impl Linear {
     /// Prepares the weight for our kernels. To train, it stays as it is; to serve, it is packed once and its plain copy released.
     pub fn pack(&mut self, precision: Precision, backward: bool) -> Result<()> {
         match self.held {
-            Held::Quantised(_) | Held::Packed(_) => return Ok(()),
+            Held::Quantised(_) | Held::Packed(_) | Held::Frozen(_) => return Ok(()),
             _ if backward => {
                 self.held = Held::Plain(precision);
                 return Ok(());
@@ -93,6 +108,24 @@ impl Linear {
         }
         let packed = Packed::new(&F32View::new(&self.weight.value)?, self.out_features, self.in_features, Layout::RowMajor, precision);
         self.hold(packed)
+    }
+
+    /// Packs a weight that training leaves as it is, in bf16 for y and for dx, and releases the plain copy: the same memory, and the same
+    /// results bit for bit, without packing in every pass. Nothing happens to a weight that is trained.
+    pub fn pack_frozen(&mut self) -> Result<()> {
+        if self.weight.slot.is_some() || !matches!(self.held, Held::Unprepared) {
+            return Ok(());
+        }
+        let packs = {
+            let w = F32View::new(&self.weight.value)?;
+            let (out, input) = self.shape();
+            [
+                Packed::new(&w, out, input, Layout::RowMajor, Precision::Bf16),
+                Packed::new(&w, input, out, Layout::Transposed, Precision::Bf16),
+            ]
+        };
+        self.held = Held::Frozen(Arc::new(packs));
+        self.release()
     }
 
     /// Packs the weight for serving in half its memory, where its file has it in bf16, and releases the plain copy: the answers have
@@ -132,7 +165,7 @@ impl Linear {
     pub fn packed(&self) -> Option<&Arc<Packed>> {
         match &self.held {
             Held::Packed(weight) => Some(weight),
-            Held::Unprepared | Held::Plain(_) | Held::Quantised(_) => None,
+            Held::Unprepared | Held::Plain(_) | Held::Frozen(_) | Held::Quantised(_) => None,
         }
     }
 
@@ -141,6 +174,7 @@ impl Linear {
         match &self.held {
             Held::Unprepared | Held::Plain(_) => 0,
             Held::Packed(weight) => weight.bytes(),
+            Held::Frozen(packs) => packs.iter().map(Packed::bytes).sum(),
             Held::Quantised(weight) => weight.bytes(),
         }
     }
@@ -175,21 +209,33 @@ impl Linear {
         let tokens = x.dim(0)?;
         match ctx.kernels {
             Kernels::Native => {
-                let mut y = vec![0f32; tokens * self.out_features];
                 let xs = F32View::new(x)?;
                 let bias = self.bias.as_ref().map(|b| F32View::new(&b.value)).transpose()?;
-                let ep = Epilogue { bias: bias.as_deref(), activation, ..Epilogue::default() };
-                match &self.held {
-                    Held::Quantised(weight) => quant_matmul(&xs, tokens, weight, &mut y, ep),
-                    Held::Packed(weight) => matmul(&xs, tokens, weight, &mut y, ep),
+                let whole = self.whole_update(ctx, tokens);
+                let u = whole.map(|layer| layer.down(&xs, 0..tokens, ctx)).transpose()?;
+                let update = whole.zip(u.as_deref()).map(|(layer, u)| layer.up(u)).transpose()?;
+                let ep = Epilogue { bias: bias.as_deref(), update, activation, ..Epilogue::default() };
+                let mut y = match &self.held {
+                    Held::Quantised(weight) => {
+                        let mut y = vec![0f32; tokens * self.out_features];
+                        quant_matmul(&xs, tokens, weight, &mut y, ep);
+                        y
+                    }
+                    Held::Packed(weight) => matmul_new(&xs, tokens, weight, ep),
+                    Held::Frozen(packs) => matmul_new(&xs, tokens, &packs[0], ep),
                     Held::Plain(precision) => {
                         let w = F32View::new(&self.weight.value)?;
                         let w = Plain::new(&w, self.out_features, self.in_features, Layout::RowMajor, *precision);
-                        matmul_plain(&xs, tokens, &w, &mut y, ep);
+                        matmul_plain_new(&xs, tokens, &w, ep)
                     }
                     Held::Unprepared => return Err(self.unprepared()),
-                }
+                };
                 match (ctx.mode, ctx.route) {
+                    _ if u.is_some() => {
+                        if let Some((layer, u)) = whole.zip(u) {
+                            layer.save(u, ctx)?;
+                        }
+                    }
                     (Mode::Eval, [_, _, ..]) if !ctx.recording() => self.add_updates(&xs, &mut y, ctx.route)?,
                     _ => {
                         for range in ctx.route {
@@ -216,6 +262,15 @@ impl Linear {
         }
     }
 
+    /// The update of an adapter that all rows take, where products add it to what they write.
+    fn whole_update<'a>(&self, ctx: &Ctx<'a>, tokens: usize) -> Option<&'a LoraLayer> {
+        match (ctx.kernels, ctx.route, &self.held) {
+            (Kernels::Composed, _, _) | (_, _, Held::Quantised(_)) => None,
+            (Kernels::Native, [range], _) if range.rows == (0..tokens) => range.adapter.layer(self.id),
+            _ => None,
+        }
+    }
+
     /// Adds the updates of several adapters, which share out the threads.
     fn add_updates(&self, xs: &[f32], y: &mut [f32], route: &[LoraRange]) -> Result<()> {
         let (mut rest, mut from, mut work) = (y, 0, Vec::with_capacity(route.len()));
@@ -226,12 +281,13 @@ impl Linear {
             (rest, from) = (next, range.rows.end);
             work.push((layer, &xs[range.rows.start * self.in_features..range.rows.end * self.in_features], here));
         }
-        work.into_par_iter().try_for_each(|(layer, x, y)| layer.add(x, y).map(drop))
+        work.into_par_iter().try_for_each(|(layer, x, y)| layer.add(x, y))
     }
 
     /// dy `[tokens, out]` → dx `[tokens, in]`, or nothing where `need_dx` is false.
     pub fn backward(&self, dy: &Tensor, ctx: &mut Ctx, need_dx: bool) -> Result<Option<Tensor>> {
-        self.backward_from(dy, ctx, need_dx, |ctx| Ok(ctx.pop()?))
+        let dx = if need_dx { InputGrad::New } else { InputGrad::Unwanted };
+        self.backward_from(dy, ctx, dx, |ctx| Ok(ctx.pop()?))
     }
 
     /// The backward pass of [`Self::forward_unsaved`]: `x` gives what that was given, where it is needed.
@@ -239,22 +295,10 @@ impl Linear {
         &self,
         dy: &Tensor,
         ctx: &mut Ctx,
-        need_dx: bool,
+        dx: InputGrad,
         x: impl FnOnce(&mut Ctx) -> Result<Tensor>,
     ) -> Result<Option<Tensor>> {
         let tokens = dy.dim(0)?;
-        let mut dx = match (ctx.kernels, need_dx) {
-            (_, false) => None,
-            (Kernels::Native, true) => {
-                let mut dx = vec![0f32; tokens * self.in_features];
-                let Held::Plain(precision) = self.held else { return Err(self.unprepared()) };
-                let w = F32View::new(&self.weight.value)?;
-                let w = Plain::new(&w, self.in_features, self.out_features, Layout::Transposed, precision);
-                matmul_plain(&F32View::new(dy)?, tokens, &w, &mut dx, Epilogue::default());
-                Some(Tensor::from_vec(dx, (tokens, self.in_features), dy.device())?)
-            }
-            (Kernels::Composed, true) => Some(dy.matmul(&self.weight.value)?),
-        };
         // The updates saved their tensors after x, so they come off the tape before it.
         let routed: Vec<_> = ctx.route.iter().filter_map(|r| Some((r.rows.clone(), r.adapter.layer(self.id)?))).collect();
         let mut updates = Vec::with_capacity(routed.len());
@@ -262,9 +306,19 @@ impl Linear {
             updates.push(ctx.pop()?);
         }
         let x = if self.weight.slot.is_some() || !routed.is_empty() { Some(x(ctx)?) } else { None };
+        // Dropout stands between an update and dx.
+        let wanted = !matches!(dx, InputGrad::Unwanted);
+        let whole = self.whole_update(ctx, tokens).filter(|layer| wanted && !layer.drops(ctx.mode));
+        let du = whole.map(|layer| layer.du(&F32View::new(dy)?)).transpose()?;
+        let update = whole.zip(du.as_deref()).map(|(layer, du)| layer.up_backward(du)).transpose()?;
+        let mut dx = self.input_grad(dy, dx, update, ctx.kernels)?;
         if let Some(x) = &x {
-            for ((rows, layer), u) in routed.iter().rev().zip(updates) {
-                dx = layer.backward(dy, x, &u, dx, rows.clone(), ctx)?;
+            if let Some((layer, du)) = whole.zip(du) {
+                layer.add_grads(&F32View::new(dy)?, &F32View::new(x)?, &F32View::new(&updates[0])?, &du, 0..tokens, ctx)?;
+            } else {
+                for ((rows, layer), u) in routed.iter().rev().zip(updates) {
+                    dx = layer.backward(dy, x, &u, dx, rows.clone(), ctx)?;
+                }
             }
             if let Some(slot) = self.weight.slot {
                 match ctx.kernels {
@@ -288,6 +342,42 @@ impl Linear {
             }
         }
         Ok(dx)
+    }
+
+    /// dy · W, with an update where there is one.
+    fn input_grad(&self, dy: &Tensor, dx: InputGrad, update: Option<Update>, kernels: Kernels) -> Result<Option<Tensor>> {
+        let tokens = dy.dim(0)?;
+        Ok(match (kernels, dx) {
+            (_, InputGrad::Unwanted) => None,
+            (Kernels::Native, InputGrad::New) => {
+                let (dys, ep) = (F32View::new(dy)?, Epilogue { update, ..Epilogue::default() });
+                let dx = match &self.held {
+                    Held::Frozen(packs) => matmul_new(&dys, tokens, &packs[1], ep),
+                    _ => self.with_transposed(|w| matmul_plain_new(&dys, tokens, w, ep))?,
+                };
+                Some(Tensor::from_vec(dx, (tokens, self.in_features), dy.device())?)
+            }
+            (Kernels::Native, InputGrad::AddedTo(dx)) => {
+                let (dys, ep) = (F32View::new(dy)?, Epilogue { accumulate: true, update, ..Epilogue::default() });
+                with_f32_mut(&dx, |dx| match &self.held {
+                    Held::Frozen(packs) => {
+                        matmul(&dys, tokens, &packs[1], dx, ep);
+                        Ok(())
+                    }
+                    _ => self.with_transposed(|w| matmul_plain(&dys, tokens, w, dx, ep)),
+                })??;
+                Some(dx)
+            }
+            (Kernels::Composed, InputGrad::New) => Some(dy.matmul(&self.weight.value)?),
+            (Kernels::Composed, InputGrad::AddedTo(dx)) => Some((dx + dy.matmul(&self.weight.value)?)?),
+        })
+    }
+
+    /// The weight as products for dx read it.
+    fn with_transposed<R>(&self, f: impl FnOnce(&Plain) -> R) -> Result<R> {
+        let Held::Plain(precision) = self.held else { return Err(self.unprepared()) };
+        let w = F32View::new(&self.weight.value)?;
+        Ok(f(&Plain::new(&w, self.in_features, self.out_features, Layout::Transposed, precision)))
     }
 
     fn unprepared(&self) -> MlError {

@@ -7,12 +7,12 @@ use std::ops::Range;
 use candle_core::Tensor;
 use tunesmith_ops::dropout::{DropoutKey, dropout};
 use tunesmith_ops::elementwise::add_assign;
-use tunesmith_ops::matmul::{Epilogue, Layout, Packed, Precision, matmul, matmul_tn};
+use tunesmith_ops::matmul::{Epilogue, Layout, Packed, Precision, Update, matmul, matmul_new, matmul_tn};
 
 use super::ctx::{Ctx, Kernels, Mode};
 use super::dropout::Dropout;
 use super::params::Param;
-use super::view::F32View;
+use super::view::{F32View, with_f32_mut};
 use crate::error::{MlError, Result};
 
 /// Dropout sites of updates start here, above those of the model's own layers.
@@ -141,26 +141,54 @@ impl LoraLayer {
         Some(x)
     }
 
-    /// Adds the update to `y` `[tokens, out]` at `rows`; saves `A·x`.
-    pub(super) fn forward_native(&self, xs: &[f32], y: &mut [f32], rows: Range<usize>, ctx: &mut Ctx) -> Result<()> {
-        let (r, input, out) = self.dims()?;
+    /// Whether dropout changes an update's input in this pass.
+    pub(super) fn drops(&self, mode: Mode) -> bool {
+        self.dropout_key(mode).is_some()
+    }
+
+    /// `A·dropout(x)` `[rows, r]` of these rows.
+    pub(super) fn down(&self, xs: &[f32], rows: Range<usize>, ctx: &Ctx) -> Result<Vec<f32>> {
+        let packs = self.packs()?;
+        let input = packs.a.k();
         let dropped = self.dropped(xs, input, &rows, ctx);
         let x = dropped.as_deref().unwrap_or(&xs[rows.start * input..rows.end * input]);
-        let u = self.add(x, &mut y[rows.start * out..rows.end * out])?;
+        Ok(matmul_new(x, rows.len(), &packs.a, Epilogue::default()))
+    }
+
+    /// What a product adds to y for `u`, which [`Self::down`] gave.
+    pub(super) fn up<'a>(&'a self, u: &'a [f32]) -> Result<Update<'a>> {
+        Ok(Update { u, b: &self.packs()?.b, scale: self.scale })
+    }
+
+    /// Saves what [`Self::down`] gave.
+    pub(super) fn save(&self, u: Vec<f32>, ctx: &mut Ctx) -> Result<()> {
         if ctx.recording() {
-            ctx.push(&Tensor::from_vec(u, (rows.len(), r), self.a.value.device())?);
+            let r = self.packs()?.a.n();
+            let shape = (u.len() / r, r);
+            ctx.push(&Tensor::from_vec(u, shape, self.a.value.device())?);
         }
         Ok(())
     }
 
-    /// Adds the update of x `[rows, in]`, without dropout, to y `[rows, out]`; returns `A·x` `[rows, r]`.
-    pub(super) fn add(&self, x: &[f32], y: &mut [f32]) -> Result<Vec<f32>> {
+    /// Adds the update to `y` `[tokens, out]` at `rows`; saves `A·x`.
+    pub(super) fn forward_native(&self, xs: &[f32], y: &mut [f32], rows: Range<usize>, ctx: &mut Ctx) -> Result<()> {
         let packs = self.packs()?;
-        let rows = x.len() / packs.a.k();
-        let mut u = vec![0f32; rows * packs.a.n()];
-        matmul(x, rows, &packs.a, &mut u, Epilogue::default());
-        matmul(&u, rows, &packs.b, y, Epilogue { scale: self.scale, accumulate: true, ..Epilogue::default() });
-        Ok(u)
+        let out = packs.b.n();
+        let u = self.down(xs, rows.clone(), ctx)?;
+        self.add_up(&u, &mut y[rows.start * out..rows.end * out])?;
+        self.save(u, ctx)
+    }
+
+    /// Adds the update of x `[rows, in]`, without dropout, to y `[rows, out]`.
+    pub(super) fn add(&self, x: &[f32], y: &mut [f32]) -> Result<()> {
+        let packs = self.packs()?;
+        self.add_up(&matmul_new(x, x.len() / packs.a.k(), &packs.a, Epilogue::default()), y)
+    }
+
+    fn add_up(&self, u: &[f32], y: &mut [f32]) -> Result<()> {
+        let packs = self.packs()?;
+        matmul(u, u.len() / packs.b.k(), &packs.b, y, Epilogue { scale: self.scale, accumulate: true, ..Epilogue::default() });
+        Ok(())
     }
 
     /// Returns `y` with the update added at `rows`; saves `A·x`.
@@ -205,32 +233,58 @@ impl LoraLayer {
         rows: Range<usize>,
         ctx: &Ctx,
     ) -> Result<Option<Tensor>> {
-        let (r, input, out) = self.dims()?;
-        let Some((ta, tb)) = &self.packs()?.backward else {
-            return Err(MlError::Format(format!("{} is not packed for training", self.a.name)));
-        };
+        let (_, input, out) = self.dims()?;
         let (dys, xs, us) = (F32View::new(dy)?, F32View::new(x)?, F32View::new(u)?);
         let dys = &dys[rows.start * out..rows.end * out];
-        let n = rows.len();
-        if let Some(slot) = self.b.slot {
-            ctx.add_grad(slot, |g| matmul_tn(dys, &us, n, out, r, g, self.scale, true, Precision::F32))?;
-        }
-        let mut du = vec![0f32; n * r];
-        matmul(dys, n, tb, &mut du, Epilogue { scale: self.scale, ..Epilogue::default() });
-        if let Some(slot) = self.a.slot {
-            let dropped = self.dropped(&xs, input, &rows, ctx);
-            let x = dropped.as_deref().unwrap_or(&xs[rows.start * input..rows.end * input]);
-            ctx.add_grad(slot, |g| matmul_tn(&du, x, n, r, input, g, 1.0, true, Precision::F32))?;
-        }
+        let du = self.du(dys)?;
+        self.add_grads(dys, &xs, &us, &du, rows.clone(), ctx)?;
         if let Some(dx) = &dx {
-            let mut update = vec![0f32; n * input];
-            matmul(&du, n, ta, &mut update, Epilogue::default());
-            if let Some(key) = self.dropout_key(ctx.mode) {
-                dropout(&mut update, input, ctx.batch.row_ids_for(&rows), key);
+            let (ta, here, n) = (&self.transposed()?.0, rows.start * input..rows.end * input, rows.len());
+            match self.dropout_key(ctx.mode) {
+                Some(key) => {
+                    let mut update = matmul_new(&du, n, ta, Epilogue::default());
+                    dropout(&mut update, input, ctx.batch.row_ids_for(&rows), key);
+                    with_f32_mut(dx, |dx| add_assign(&mut dx[here], &update))?;
+                }
+                None => {
+                    let ep = Epilogue { accumulate: true, ..Epilogue::default() };
+                    with_f32_mut(dx, |dx| matmul(&du, n, ta, &mut dx[here], ep))?;
+                }
             }
-            super::view::with_f32_mut(dx, |d| add_assign(&mut d[rows.start * input..rows.end * input], &update))?;
         }
         Ok(dx)
+    }
+
+    /// A and B as the backward pass reads them.
+    fn transposed(&self) -> Result<&(Packed, Packed)> {
+        let packed = self.packs()?.backward.as_ref();
+        packed.ok_or_else(|| MlError::Format(format!("{} is not packed for training", self.a.name)))
+    }
+
+    /// The gradient of `A·x` `[rows, r]` from dy `[rows, out]`.
+    pub(super) fn du(&self, dys: &[f32]) -> Result<Vec<f32>> {
+        let tb = &self.transposed()?.1;
+        Ok(matmul_new(dys, dys.len() / tb.k(), tb, Epilogue { scale: self.scale, ..Epilogue::default() }))
+    }
+
+    /// What a product adds to dx for `du`, where nothing is dropped.
+    pub(super) fn up_backward<'a>(&'a self, du: &'a [f32]) -> Result<Update<'a>> {
+        Ok(Update { u: du, b: &self.transposed()?.0, scale: 1.0 })
+    }
+
+    /// Adds to the gradients of A and B. dys, us and du are of these rows, xs of all.
+    pub(super) fn add_grads(&self, dys: &[f32], xs: &[f32], us: &[f32], du: &[f32], rows: Range<usize>, ctx: &Ctx) -> Result<()> {
+        let (r, input, out) = self.dims()?;
+        let n = rows.len();
+        if let Some(slot) = self.b.slot {
+            ctx.add_grad(slot, |g| matmul_tn(dys, us, n, out, r, g, self.scale, true, Precision::F32))?;
+        }
+        if let Some(slot) = self.a.slot {
+            let dropped = self.dropped(xs, input, &rows, ctx);
+            let x = dropped.as_deref().unwrap_or(&xs[rows.start * input..rows.end * input]);
+            ctx.add_grad(slot, |g| matmul_tn(du, x, n, r, input, g, 1.0, true, Precision::F32))?;
+        }
+        Ok(())
     }
 
     fn backward_composed(

@@ -25,7 +25,7 @@ pub use ctx::{Batch, CachedPass, Ctx, Kernels, LayerPages, LoraRange, Mode};
 pub use dropout::Dropout;
 pub use embedding::Embedding;
 pub use gated::Gated;
-pub use linear::Linear;
+pub use linear::{InputGrad, Linear};
 pub use lora::{Adapter, LoraLayer};
 pub use norm::LayerNorm;
 pub use params::{Param, ParamInfo, Params, Slot, VisitParam};

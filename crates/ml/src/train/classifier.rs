@@ -68,6 +68,10 @@ impl Classifier {
         })?;
         let plan = encoder.backward_plan(&adapter, spec.training.gradient_checkpointing)?;
         let mut this = Self { base, adapter, head, params, plan, kernels, precision, target_modules, modules_to_save, total_parameters };
+        // An adapter is saved without its base. In f32 two packed forms would take twice the memory.
+        if (kernels, precision) == (Kernels::Native, Precision::Bf16) && matches!(spec.tuning, Tuning::Lora(_)) {
+            this.base.encoder.pack_frozen()?;
+        }
         this.pack()?;
         Ok(this)
     }

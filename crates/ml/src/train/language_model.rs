@@ -129,6 +129,10 @@ impl LanguageModel {
         })?;
         let plan = decoder.backward_plan(&adapter, spec.training.gradient_checkpointing)?;
         let mut this = Self { base, adapter, params, plan, kernels, precision, target_modules, total_parameters };
+        // An adapter is saved without its base. In f32 two packed forms would take twice the memory.
+        if (kernels, precision) == (Kernels::Native, Precision::Bf16) && matches!(spec.tuning, Tuning::Lora(_)) {
+            this.base.decoder.pack_frozen()?;
+        }
         this.pack()?;
         Ok(this)
     }

@@ -1,6 +1,7 @@
 //! Memory for packed panels: aligned to a cache line, and a scratch area that each thread keeps for its next call.
 
 use std::cell::RefCell;
+use std::mem::MaybeUninit;
 use std::sync::{Mutex, PoisonError};
 
 /// One cache line.
@@ -91,6 +92,11 @@ impl Shared {
     /// Shares a slice for the time of one call.
     pub(crate) fn new(slice: &mut [f32]) -> Shared {
         Shared(slice.as_mut_ptr())
+    }
+
+    /// Shares memory that holds nothing yet: to be written only.
+    pub(crate) fn new_unwritten(slice: &mut [MaybeUninit<f32>]) -> Shared {
+        Shared(slice.as_mut_ptr().cast())
     }
 
     /// The first element.

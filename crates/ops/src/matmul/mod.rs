@@ -3,12 +3,15 @@
 //! The rule: for one weight format and one processor a row's result has the same bits whatever stands beside it. So there
 //! is one packed layout, vectors run along the outputs, and every micro-kernel adds over K in the same sequence.
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx;
 mod buffer;
 mod pack;
 mod product;
 mod slab;
 mod tile;
 mod tn;
+mod tn_narrow;
 
 pub use pack::{Packed, Plain};
 
@@ -57,6 +60,16 @@ macro_rules! with_kernels {
     };
 }
 
+#[cfg(test)]
+use with_kernels;
+
+/// The token of the matrix unit, where bf16 is multiplied on one.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn matrix_unit() -> Option<amx::Amx> {
+    // SAFETY: `has_amx` found the features and has the system's permission.
+    cpu::has_amx().then(|| unsafe { amx::Amx::assume() })
+}
+
 /// The arithmetic of a product. Sums are always f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Precision {
@@ -75,7 +88,18 @@ pub enum Layout {
     Transposed,
 }
 
-/// What happens to a product before it is stored: `y = f(scale · (x · W) (+ bias) (+ y))`, in this order.
+/// A low-rank update of a product: `+ scale · (u · Bᵀ)`, in f32.
+#[derive(Debug, Clone, Copy)]
+pub struct Update<'a> {
+    /// `[rows, r]`.
+    pub u: &'a [f32],
+    /// `[n, r]`.
+    pub b: &'a Packed,
+    /// Factor.
+    pub scale: f32,
+}
+
+/// What happens to a product before it is stored: `y = f(scale · (x · W) (+ bias) (+ y) (+ update))`, in this order.
 #[derive(Debug, Clone, Copy)]
 pub struct Epilogue<'a> {
     /// Added to every row, `[n]`.
@@ -84,23 +108,89 @@ pub struct Epilogue<'a> {
     pub scale: f32,
     /// Adds what y held.
     pub accumulate: bool,
+    /// Added while the result is at hand, to the bits that a product of its own would give.
+    pub update: Option<Update<'a>>,
     /// Applied last, to the bits that the activation alone gives.
     pub activation: Option<Activation>,
 }
 
 impl Default for Epilogue<'_> {
     fn default() -> Self {
-        Epilogue { bias: None, scale: 1.0, accumulate: false, activation: None }
+        Epilogue { bias: None, scale: 1.0, accumulate: false, update: None, activation: None }
     }
 }
 
 /// `y = f(scale · (x · W) (+ bias) (+ y))`. x `[rows, k]`, y `[rows, n]`.
 pub fn matmul(x: &[f32], rows: usize, w: &Packed, y: &mut [f32], ep: Epilogue) {
-    let (n, k) = (w.n(), w.k());
-    assert_eq!(x.len(), rows * k, "matmul: x has {} elements, [{rows}, {k}] needs {}", x.len(), rows * k);
+    check_output(y, rows, w.n());
+    multiply_packed(x, rows, w, Shared::new(y), ep);
+}
+
+/// As [`matmul`] into new memory, which nobody clears first. Nothing can be added to.
+pub fn matmul_new(x: &[f32], rows: usize, w: &Packed, ep: Epilogue) -> Vec<f32> {
+    assert!(!ep.accumulate, "matmul: there is nothing to add to");
+    // SAFETY: a product that is not added to anything writes every element.
+    unsafe { written(rows * w.n(), |y| multiply_packed(x, rows, w, y, ep)) }
+}
+
+/// As [`matmul`], to the same bits, with a weight that is packed on the way, piece by piece.
+pub fn matmul_plain(x: &[f32], rows: usize, w: &Plain, y: &mut [f32], ep: Epilogue) {
+    check_output(y, rows, w.n);
+    multiply_plain(x, rows, w, Shared::new(y), ep);
+}
+
+/// As [`matmul_plain`] into new memory, which nobody clears first. Nothing can be added to.
+pub fn matmul_plain_new(x: &[f32], rows: usize, w: &Plain, ep: Epilogue) -> Vec<f32> {
+    assert!(!ep.accumulate, "matmul: there is nothing to add to");
+    // SAFETY: as in `matmul_new`.
+    unsafe { written(rows * w.n, |y| multiply_plain(x, rows, w, y, ep)) }
+}
+
+/// A vector whose elements `fill` writes.
+///
+/// # Safety
+/// `fill` must write all of them.
+unsafe fn written(len: usize, fill: impl FnOnce(Shared)) -> Vec<f32> {
+    let mut out: Vec<f32> = Vec::with_capacity(len);
+    fill(Shared::new_unwritten(&mut out.spare_capacity_mut()[..len]));
+    // SAFETY: there is room, and the caller promises that all is written.
+    unsafe { out.set_len(len) };
+    out
+}
+
+fn check_output(y: &[f32], rows: usize, n: usize) {
     assert_eq!(y.len(), rows * n, "matmul: y has {} elements, [{rows}, {n}] needs {}", y.len(), rows * n);
+}
+
+fn check_inputs(x: &[f32], rows: usize, n: usize, k: usize, ep: &Epilogue) {
+    assert_eq!(x.len(), rows * k, "matmul: x has {} elements, [{rows}, {k}] needs {}", x.len(), rows * k);
     if let Some(bias) = ep.bias {
         assert_eq!(bias.len(), n, "matmul: bias");
+    }
+    if let Some(Update { u, b, .. }) = ep.update {
+        assert_eq!((b.n(), b.precision(), b.is_halves()), (n, Precision::F32, false), "matmul: update");
+        assert_eq!(u.len(), rows * b.k(), "matmul: u has {} elements, [{rows}, {}] needs {}", u.len(), b.k(), rows * b.k());
+    }
+}
+
+/// The update as a product of its own, where its weight has other lanes than the product's.
+fn split_update<'a>(ep: Epilogue<'a>, lanes: usize) -> (Epilogue<'a>, Option<(Update<'a>, Epilogue<'a>)>) {
+    match ep.update {
+        Some(update) if update.b.lanes() != lanes => {
+            let after = Epilogue { scale: update.scale, accumulate: true, activation: ep.activation, ..Epilogue::default() };
+            (Epilogue { update: None, activation: None, ..ep }, Some((update, after)))
+        }
+        _ => (ep, None),
+    }
+}
+
+fn multiply_packed(x: &[f32], rows: usize, w: &Packed, y: Shared, ep: Epilogue) {
+    let (n, k) = (w.n(), w.k());
+    check_inputs(x, rows, n, k, &ep);
+    let (ep, after) = split_update(ep, w.lanes());
+    if let Some((update, after)) = after {
+        multiply_packed(x, rows, w, y, ep);
+        return multiply_packed(update.u, rows, update.b, y, after);
     }
     let right = product::Right { data: w.data(), panels: 0..w.panels(), n, k, precision: w.precision() };
     if w.is_halves() {
@@ -115,19 +205,19 @@ pub fn matmul(x: &[f32], rows: usize, w: &Packed, y: &mut [f32], ep: Epilogue) {
     run(x, rows, right, y, ep);
 }
 
-/// As [`matmul`], to the same bits, with a weight that is packed on the way, piece by piece.
-pub fn matmul_plain(x: &[f32], rows: usize, w: &Plain, y: &mut [f32], ep: Epilogue) {
+fn multiply_plain(x: &[f32], rows: usize, w: &Plain, y: Shared, ep: Epilogue) {
     /// Elements of a piece: it stays in the last-level cache.
     const PIECE: usize = 1 << 20;
     /// But at least as many columns, since the left side is packed again for each piece.
     const COLUMNS: usize = 256;
     let (n, k) = (w.n, w.k);
-    assert_eq!(x.len(), rows * k, "matmul: x has {} elements, [{rows}, {k}] needs {}", x.len(), rows * k);
-    assert_eq!(y.len(), rows * n, "matmul: y has {} elements, [{rows}, {n}] needs {}", y.len(), rows * n);
-    if let Some(bias) = ep.bias {
-        assert_eq!(bias.len(), n, "matmul: bias");
-    }
+    check_inputs(x, rows, n, k, &ep);
     let (lanes, steps) = (pack::lanes(), w.precision.steps(k));
+    let (ep, after) = split_update(ep, lanes);
+    if let Some((update, after)) = after {
+        multiply_plain(x, rows, w, y, ep);
+        return multiply_packed(update.u, rows, update.b, y, after);
+    }
     let count = panel_count(n, lanes);
     let at_once = (PIECE / (lanes * PANEL_VECTORS * steps.max(1))).max(COLUMNS / (lanes * PANEL_VECTORS));
     let pieces = count.div_ceil(at_once);
@@ -140,7 +230,11 @@ pub fn matmul_plain(x: &[f32], rows: usize, w: &Plain, y: &mut [f32], ep: Epilog
     }
 }
 
-fn run(x: &[f32], rows: usize, w: product::Right, y: &mut [f32], ep: Epilogue) {
+fn run(x: &[f32], rows: usize, w: product::Right, y: Shared, ep: Epilogue) {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    if let (Precision::Bf16, Some(unit)) = (w.precision, matrix_unit()) {
+        return product::multiply::<_, PAIRS>(unit, x, rows, w, y, ep);
+    }
     with_kernels!(s => match w.precision {
         Precision::F32 => product::multiply::<_, FULL>(s, x, rows, w, y, ep),
         Precision::Bf16 => product::multiply::<_, PAIRS>(s, x, rows, w, y, ep),
@@ -154,7 +248,12 @@ pub fn matmul_tn(a: &[f32], b: &[f32], t: usize, n: usize, k: usize, c: &mut [f3
     assert_eq!(b.len(), t * k, "matmul_tn: b has {} elements, [{t}, {k}] needs {}", b.len(), t * k);
     assert_eq!(c.len(), n * k, "matmul_tn: c has {} elements, [{n}, {k}] needs {}", c.len(), n * k);
     let job = tn::Transposed { a, b, t, n, k, scale, accumulate };
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    if let (Precision::Bf16, Some(unit)) = (precision, matrix_unit()) {
+        return tn::multiply::<_, PAIRS>(unit, &job, c);
+    }
     with_kernels!(s => match precision {
+        Precision::F32 if tn_narrow::multiply(s, &job, c) => {}
         Precision::F32 => tn::multiply::<_, FULL>(s, &job, c),
         Precision::Bf16 => tn::multiply::<_, PAIRS>(s, &job, c),
     });

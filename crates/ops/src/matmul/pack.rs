@@ -269,6 +269,29 @@ fn pack_panel_with<S: Simd>(s: S, source: Source<'_>, cols: usize, k: usize, wid
     }
 }
 
+dispatch_bf16! {
+    /// Rounds rows of `k` elements to pairs of bf16, `row_len` pairs a row, of which those beyond k are 0. `row_len` must be a multiple of
+    /// the lanes.
+    pub(super) fn pack_rows(x: &[f32], k: usize, row_len: usize, out: &mut [f32]) = pack_rows_with;
+}
+
+#[inline(always)]
+fn pack_rows_with<S: Simd>(s: S, x: &[f32], k: usize, row_len: usize, out: &mut [f32]) {
+    let lanes = S::LANES;
+    assert!(row_len.is_multiple_of(lanes) && 2 * row_len >= k);
+    if k == 0 {
+        return;
+    }
+    for (row, out) in x.chunks_exact(k).zip(out.chunks_exact_mut(row_len)) {
+        for (part, pairs) in row.chunks(2 * lanes).zip(out.chunks_exact_mut(lanes)) {
+            let low = s.load_some(&part[..part.len().min(lanes)]);
+            let high = s.load_some(part.get(lanes..).unwrap_or_default());
+            s.store(s.float(s.bf16_adjacent(low, high)), pairs);
+        }
+        out[k.div_ceil(2 * lanes) * lanes..].fill(0.0);
+    }
+}
+
 /// Rows between the one that is packed and the one that is fetched, where rows lie far apart.
 const AHEAD: usize = 8;
 /// Most lanes of any instruction set; blocks of this size squared fit on the stack.

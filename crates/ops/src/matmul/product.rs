@@ -5,8 +5,8 @@
 //! depends on the machine, an output element's arithmetic does not.
 
 use super::buffer::{Shared, with_scratch};
-use super::pack::{MAX_LANES, PANEL_VECTORS, Panel, Source, pack_panel, panel};
-use super::tile::{Finish, HALVES, Kernels, Mode, PAIRS, Start, Tile, tile};
+use super::pack::{MAX_LANES, PANEL_VECTORS, Panel, Source, pack_panel, pack_rows, panel};
+use super::tile::{FULL, Finish, HALVES, Mode, PAIRS, Start, Tile, Tiles};
 use super::{Epilogue, Precision};
 use crate::activation::activate;
 use rayon::prelude::*;
@@ -41,15 +41,16 @@ struct Product<'a> {
     steps: usize,
 }
 
-/// Splits a product into tasks and runs them. Lengths were checked by the caller.
-pub(super) fn multiply<S: Kernels, const MODE: Mode>(s: S, x: &[f32], rows: usize, w: Right, y: &mut [f32], ep: Epilogue) {
+/// Splits a product into tasks and runs them. Lengths were checked by the caller. Of `y` the panels' columns are written, all of them,
+/// and read only if the product is added to them.
+pub(super) fn multiply<S: Tiles, const MODE: Mode>(s: S, x: &[f32], rows: usize, w: Right, y: Shared, ep: Epilogue) {
     let (first, panels) = (w.panels.start, w.panels.len());
     if rows == 0 || panels == 0 {
         return;
     }
     let steps = w.precision.steps(w.k);
     let work = rows * panels * PANEL_VECTORS * S::LANES * steps.max(1);
-    let product = Product { x, w, y: Shared::new(y), ep, steps };
+    let product = Product { x, w, y, ep, steps };
     let threads = if work < SMALL { 1 } else { rayon::current_num_threads() };
     let tiles = rows.div_ceil(S::MR);
     // As many for each thread, where there is more than one for each.
@@ -80,20 +81,24 @@ struct Left {
 }
 
 impl Product<'_> {
-    fn run_block<S: Kernels, const MODE: Mode>(&self, s: S, rows: Range<usize>, panels: Range<usize>) {
+    fn run_block<S: Tiles, const MODE: Mode>(&self, s: S, rows: Range<usize>, panels: Range<usize>) {
         let (k, steps) = (self.w.k, self.steps);
         let tiles = rows.len().div_ceil(S::MR);
         // So few rows at a time keep their lines in the first-level cache, whatever their stride.
         let one_pass = panels.len() == 1 && S::MR < 8;
         let direct = MODE != PAIRS && (rows.len() <= DIRECT_ROWS.min(S::MR) || one_pass);
+        let row_len = steps.next_multiple_of(S::STEPS);
         // Packing writes whole vectors, perhaps wider ones than the tiles read.
-        let packed = if direct { 0 } else { tiles * steps * S::MR + MAX_LANES };
+        let packed = if direct { 0 } else { tiles * row_len * S::MR + MAX_LANES };
         let spill = tiles * S::MR * PANEL_VECTORS * S::LANES;
         with_scratch(packed + spill, |scratch| {
             let (packed, spill) = scratch.split_at_mut(packed);
             let x = &self.x[rows.start * k..rows.end * k];
             let left = if direct {
                 Left { start: x.as_ptr(), tile: S::MR * k, row: k, step: 1 }
+            } else if S::STEPS > 1 {
+                pack_rows(x, k, row_len, packed);
+                Left { start: packed.as_ptr(), tile: S::MR * row_len, row: row_len, step: 1 }
             } else {
                 let precision = if MODE == PAIRS { Precision::Bf16 } else { Precision::F32 };
                 for i in 0..tiles {
@@ -116,12 +121,13 @@ impl Product<'_> {
         });
     }
 
-    fn run_panel<S: Kernels, const MODE: Mode>(&self, s: S, rows: &Range<usize>, panel: Panel, left: &Left, spill: &mut [f32]) {
+    fn run_panel<S: Tiles, const MODE: Mode>(&self, s: S, rows: &Range<usize>, panel: Panel, left: &Left, spill: &mut [f32]) {
         let (n, steps) = (self.w.n, self.steps);
         let offset = panel.offset - self.w.panels.start * PANEL_VECTORS * S::LANES * steps;
         let width = panel.vectors * S::LANES;
         let slices = steps.div_ceil(K_SLICE).max(1);
-        let slice = steps.div_ceil(slices);
+        // Still as many slices: K_SLICE is a multiple too.
+        let slice = steps.div_ceil(slices).next_multiple_of(S::STEPS);
         let bias = self.ep.bias.map_or(std::ptr::null(), |b| b[panel.first..].as_ptr());
         for i in 0..slices {
             let first = i * slice;
@@ -154,7 +160,24 @@ impl Product<'_> {
                 // SAFETY: `a` is the packed (or direct) left side of these rows with `steps` steps, of which first .. first + k are walked;
                 // `right` holds `width` columns (with HALVES: LANES words) for each of these; the spill area has MR · 2 vectors; y has these rows, with panel.cols
                 // columns from panel.first, and no other task has both the same rows and the same panel; bias has n elements.
-                unsafe { tile::<S, MODE>(s, here, panel.vectors, &job) };
+                unsafe { s.run::<MODE>(here, panel.vectors, &job) };
+                if let (Some(update), true) = (self.ep.update, i + 1 == slices) {
+                    let r = update.b.k();
+                    let job = Tile {
+                        k: r,
+                        a: update.u[(rows.start + t * S::MR) * r..].as_ptr(),
+                        a_row: r,
+                        a_step: 1,
+                        b: update.b.data()[panel.first * r..][..width * r].as_ptr(),
+                        b_step: width,
+                        start: Start::Zero,
+                        finish: Finish::Store { scale: update.scale, bias: std::ptr::null(), accumulate: true },
+                        ..job
+                    };
+                    // SAFETY: u has r elements in each of these rows, and the update's weight, whose panels are those of the product's, has
+                    // them in each of the panel's columns; y as above.
+                    unsafe { s.run::<FULL>(here, panel.vectors, &job) };
+                }
             }
         }
     }

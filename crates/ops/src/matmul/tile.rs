@@ -1,7 +1,8 @@
 //! The micro-kernel: a few rows times a few vectors of outputs, held in registers while it walks along K.
 //!
-//! The drivers of products and of attention call it through [`Kernels`]. Every shape of tile runs the same multiply-adds
-//! per output element in the same sequence, which is what makes a row's bits independent of its neighbours.
+//! Attention calls it through [`Kernels`], the drivers of products through [`Tiles`], where a matrix unit may stand in its place. Every
+//! shape of tile runs the same multiply-adds per output element in the same sequence, which is what makes a row's bits independent of
+//! its neighbours.
 
 // Rows and vectors are counted, since they index several arrays and pointers at once and every loop must unroll.
 #![allow(clippy::needless_range_loop)]
@@ -72,6 +73,35 @@ pub(crate) trait Kernels: Simd {
     /// # Safety
     /// See [`run_tile`].
     unsafe fn tile<const M: usize, const N: usize, const MODE: Mode>(self, tile: &Tile);
+}
+
+/// What a driver of products knows of the tiles that it calls.
+pub(super) trait Tiles: Copy + Send + Sync {
+    /// Most rows of a tile.
+    const MR: usize;
+    /// Columns of a panel's vector.
+    const LANES: usize;
+    /// Steps along K that are read at a time. If more than one, the left side is packed row after row, in whole tiles: rows beyond the
+    /// last may hold anything, steps beyond the last hold zeros.
+    const STEPS: usize;
+
+    /// Runs a tile of any number of rows up to `MR` and one or two vectors.
+    ///
+    /// # Safety
+    /// See [`run_tile`] and [`Tiles::STEPS`]; rows must be in 1 ..= MR and vectors in 1 ..= 2.
+    unsafe fn run<const MODE: Mode>(self, rows: usize, vectors: usize, tile: &Tile);
+}
+
+impl<S: Kernels> Tiles for S {
+    const MR: usize = <S as Kernels>::MR;
+    const LANES: usize = <S as Simd>::LANES;
+    const STEPS: usize = 1;
+
+    #[inline(always)]
+    unsafe fn run<const MODE: Mode>(self, rows: usize, vectors: usize, t: &Tile) {
+        // SAFETY: passed on to the caller.
+        unsafe { tile::<S, MODE>(self, rows, vectors, t) }
+    }
 }
 
 /// The generic micro-kernel.
@@ -227,6 +257,22 @@ unsafe fn store_part<S: Simd>(s: S, t: &Tile, rows: usize, vectors: usize, sums:
             s.store_some(value, c);
         }
     }
+}
+
+/// Scales sums that lie in memory, `width` a row, adds bias and c, and stores: for tiles of a matrix unit.
+///
+/// # Safety
+/// As [`run_tile`]; `width` must be whole vectors and hold `cols` columns.
+#[inline(always)]
+pub(super) unsafe fn store_sums<S: Simd>(s: S, t: &Tile, rows: usize, width: usize, sums: &mut [f32]) {
+    let Finish::Store { scale, bias, accumulate } = t.finish else { return };
+    let factor = s.splat(scale);
+    for sums in sums[..rows * width].chunks_exact_mut(S::LANES) {
+        let scaled = s.mul(s.load(sums), factor);
+        s.store(scaled, sums);
+    }
+    // SAFETY: passed on to the caller.
+    unsafe { store_part(s, t, rows, width / S::LANES, sums, bias, accumulate) };
 }
 
 /// Implements [`Kernels`] for an instruction set: one function per tile shape, compiled with its features.

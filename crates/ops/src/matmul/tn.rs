@@ -6,13 +6,13 @@
 use super::Precision;
 use super::buffer::{Shared, with_shared_scratch};
 use super::pack::{PANEL_VECTORS, Panel, panel, panel_count};
-use super::slab::{Slab, pack_slab};
-use super::tile::{Finish, Kernels, Mode, PAIRS, Start, Tile, tile};
+use super::slab::{Slab, pack_slab, pack_slab_turned};
+use super::tile::{Finish, Mode, PAIRS, Start, Tile, Tiles};
 use rayon::prelude::*;
 use std::ops::Range;
 
 /// Rows of a and b per slice; even, so that bf16 pairs do not cross borders. Long, since every slice reads and writes all of c.
-const SLICE: usize = 1024;
+pub(super) const SLICE: usize = 1024;
 /// Most rows and columns of c that are packed for at once: bounds the scratch.
 const BLOCK: usize = 2048;
 /// Rows of c in a task's rectangle: their packed slice (AVX-512: 48 × 1024 × 4 bytes) stays in the second-level cache.
@@ -24,7 +24,7 @@ const PACKED_COLUMNS: usize = 192;
 /// Elements between the groups of a slab, so that the same step of all groups does not fall into one set of a cache.
 const APART: usize = 16;
 /// Multiply-adds below which a product is not worth a second thread.
-const SMALL: usize = 1 << 17;
+pub(super) const SMALL: usize = 1 << 17;
 
 /// The operands and result of one product.
 pub(super) struct Transposed<'a> {
@@ -45,13 +45,15 @@ struct Block {
     panels: usize,
     /// Elements of a tile's packed slice.
     left_group: usize,
+    /// Elements of a row of it, where it lies row after row.
+    left_row: Option<usize>,
     /// Elements of a panel's packed slice.
     right_group: usize,
     parallel: bool,
 }
 
 /// Splits the result into blocks and fills them. Lengths were checked by the caller.
-pub(super) fn multiply<S: Kernels, const MODE: Mode>(s: S, job: &Transposed, c: &mut [f32]) {
+pub(super) fn multiply<S: Tiles, const MODE: Mode>(s: S, job: &Transposed, c: &mut [f32]) {
     if c.is_empty() {
         return;
     }
@@ -70,7 +72,8 @@ pub(super) fn multiply<S: Kernels, const MODE: Mode>(s: S, job: &Transposed, c: 
             let block = Block {
                 tiles: rows.len().div_ceil(S::MR),
                 panels: panel_count(cols.len(), S::LANES),
-                left_group: steps * S::MR + APART,
+                left_group: steps.next_multiple_of(S::STEPS) * S::MR + APART,
+                left_row: (S::STEPS > 1).then(|| steps.next_multiple_of(S::STEPS)),
                 right_group: steps * PANEL_VECTORS * S::LANES + APART,
                 rows,
                 cols,
@@ -95,13 +98,13 @@ impl Block {
         }
     }
 
-    fn panel<S: Kernels>(&self, index: usize) -> Panel {
+    fn panel<S: Tiles>(&self, index: usize) -> Panel {
         panel(index, self.cols.len(), 0, S::LANES)
     }
 }
 
 impl Transposed<'_> {
-    fn run_block<S: Kernels, const MODE: Mode>(&self, s: S, block: &Block, c: Shared) {
+    fn run_block<S: Tiles, const MODE: Mode>(&self, s: S, block: &Block, c: Shared) {
         let (high, wide) = (HIGH / S::MR, WIDE / (PANEL_VECTORS * S::LANES));
         let columns = block.panels.div_ceil(wide);
         with_shared_scratch(block.tiles * block.left_group + block.panels * block.right_group, |scratch| {
@@ -119,11 +122,20 @@ impl Transposed<'_> {
     }
 
     /// Packs a slice of both operands.
-    fn pack<S: Kernels, const MODE: Mode>(&self, block: &Block, slice: Range<usize>, left: &mut [f32], right: &mut [f32]) {
+    fn pack<S: Tiles, const MODE: Mode>(&self, block: &Block, slice: Range<usize>, left: &mut [f32], right: &mut [f32]) {
         let (data, stride, group_len) = (self.a, self.n, block.left_group);
-        let left = Side { data, stride, range: &block.rows, group: S::MR, unit: S::MR, group_len, out: Shared::new(left) };
+        let left = Side {
+            data,
+            stride,
+            range: &block.rows,
+            group: S::MR,
+            unit: S::MR,
+            group_len,
+            row_len: block.left_row,
+            out: Shared::new(left),
+        };
         let (data, stride, group_len, group) = (self.b, self.k, block.right_group, PANEL_VECTORS * S::LANES);
-        let right = Side { data, stride, range: &block.cols, group, unit: S::LANES, group_len, out: Shared::new(right) };
+        let right = Side { data, stride, range: &block.cols, group, unit: S::LANES, group_len, row_len: None, out: Shared::new(right) };
         let tasks = left.tasks();
         block.each(tasks + right.tasks(), |task| match task.checked_sub(tasks) {
             None => left.pack(task, &slice, precision::<MODE>()),
@@ -132,7 +144,7 @@ impl Transposed<'_> {
     }
 
     /// Adds a slice to a rectangle of c: these tiles and panels, each with the packed operand of its side.
-    fn run_rectangle<S: Kernels, const MODE: Mode>(
+    fn run_rectangle<S: Tiles, const MODE: Mode>(
         &self,
         s: S,
         block: &Block,
@@ -149,8 +161,8 @@ impl Transposed<'_> {
                 let job = Tile {
                     k: steps,
                     a: left.as_ptr(),
-                    a_row: 1,
-                    a_step: S::MR,
+                    a_row: block.left_row.unwrap_or(1),
+                    a_step: if block.left_row.is_some() { 1 } else { S::MR },
                     b: right.as_ptr(),
                     b_step: p.vectors * S::LANES,
                     c: c.ptr().wrapping_add(row * self.k + block.cols.start + p.first),
@@ -161,7 +173,7 @@ impl Transposed<'_> {
                 };
                 // SAFETY: both sides were packed with `steps` steps of at least MR rows and of the panel's vectors; c has these rows with
                 // p.cols columns from block.cols.start + p.first, and the tasks' rectangles are disjoint.
-                unsafe { tile::<S, MODE>(s, (block.rows.end - row).min(S::MR), p.vectors, &job) };
+                unsafe { s.run::<MODE>((block.rows.end - row).min(S::MR), p.vectors, &job) };
             }
         }
     }
@@ -178,6 +190,8 @@ struct Side<'a> {
     /// The last of them is as wide as its columns, in these.
     unit: usize,
     group_len: usize,
+    /// As a block's `left_row`.
+    row_len: Option<usize>,
     out: Shared,
 }
 
@@ -207,6 +221,9 @@ impl Side<'_> {
         };
         // SAFETY: the scratch has so many elements for each group, and no other task has these groups.
         let out = unsafe { std::slice::from_raw_parts_mut(self.out.ptr().add(first * self.group_len), groups * self.group_len) };
-        pack_slab(slab, precision, out);
+        match self.row_len {
+            Some(row_len) => pack_slab_turned(slab, row_len, out),
+            None => pack_slab(slab, precision, out),
+        }
     }
 }

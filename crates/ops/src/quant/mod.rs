@@ -27,5 +27,6 @@ pub fn quant_matmul(x: &[f32], rows: usize, w: &QuantPacked, y: &mut [f32], ep: 
     if let Some(bias) = ep.bias {
         assert_eq!(bias.len(), n, "quant_matmul: bias");
     }
+    assert!(ep.update.is_none(), "quant_matmul: an update is a product of its own here");
     product::multiply(x, rows, w, y, ep);
 }

@@ -3,7 +3,10 @@
 use crate::values::{assert_close, bits, cases, on_any_threads, random};
 use half::bf16;
 use proptest::prelude::*;
-use tunesmith_ops::matmul::{Epilogue, Layout, Packed, Plain, Precision, matmul, matmul_plain, matmul_tn};
+use tunesmith_ops::activation::Activation;
+use tunesmith_ops::matmul::{
+    Epilogue, Layout, Packed, Plain, Precision, Update, matmul, matmul_new, matmul_plain, matmul_plain_new, matmul_tn,
+};
 
 fn rounded(x: &[f32], precision: Precision) -> Vec<f64> {
     x.iter()
@@ -66,6 +69,29 @@ proptest! {
             let mut plain = old.clone();
             matmul_plain(&x, rows, &Plain::new(&w, n, k, layout, precision), &mut plain, ep);
             prop_assert!(bits(&plain) == bits(&y), "packing on the way shows in the bits");
+        }
+    }
+
+    #[test]
+    fn an_update_has_the_bits_of_a_product_of_its_own(
+        rows in 0usize..40, n in 0usize..90, k in 0usize..70, r in 1usize..20, seed in 0u64..1000, precision in precisions(), accumulate: bool,
+    ) {
+        let (x, w, old) = (random(rows * k, seed), random(n * k, seed + 1), random(rows * n, seed + 2));
+        let (u, b) = (random(rows * r, seed + 3), Packed::new(&random(n * r, seed + 4), n, r, Layout::RowMajor, Precision::F32));
+        let activation = Some(Activation::Relu).filter(|_| seed % 2 == 0);
+        let (packed, plain) = (Packed::new(&w, n, k, Layout::RowMajor, precision), Plain::new(&w, n, k, Layout::RowMajor, precision));
+        let mut apart = old.clone();
+        matmul(&x, rows, &packed, &mut apart, Epilogue { accumulate, ..Epilogue::default() });
+        matmul(&u, rows, &b, &mut apart, Epilogue { scale: 0.7, accumulate: true, activation, ..Epilogue::default() });
+        let ep = Epilogue { accumulate, update: Some(Update { u: &u, b: &b, scale: 0.7 }), activation, ..Epilogue::default() };
+        let (mut fused, mut on_the_way) = (old.clone(), old);
+        matmul(&x, rows, &packed, &mut fused, ep);
+        prop_assert!(bits(&fused) == bits(&apart), "a packed weight");
+        matmul_plain(&x, rows, &plain, &mut on_the_way, ep);
+        prop_assert!(bits(&on_the_way) == bits(&apart), "a plain weight");
+        if !accumulate {
+            prop_assert!(bits(&matmul_new(&x, rows, &packed, ep)) == bits(&apart), "new memory");
+            prop_assert!(bits(&matmul_plain_new(&x, rows, &plain, ep)) == bits(&apart), "new memory, a plain weight");
         }
     }
 

@@ -6,7 +6,7 @@
 use candle_core::Tensor;
 
 use crate::error::{MlError, Result};
-use crate::nn::{Act, Attention, Ctx, Dropout, Gated, LayerNorm, Linear, Param, RmsNorm, RopeTable, add};
+use crate::nn::{Act, Attention, Ctx, Dropout, Gated, InputGrad, LayerNorm, Linear, Param, RmsNorm, RopeTable, add};
 
 /// Linear layers in a block; layer `j` of block `i` has number `LINEARS_PER_BLOCK * i + j`.
 pub(super) const LINEARS_PER_BLOCK: usize = 7;
@@ -169,15 +169,15 @@ impl Block {
         let h = self.feed_forward_norm.again(ctx)?;
         let dh = match &self.feed_forward {
             FeedForward::Plain { up, act, down } => {
-                let d = down.backward_from(&d, ctx, true, |ctx| act.again(ctx))?.ok_or_else(no_dx)?;
+                let d = down.backward_from(&d, ctx, InputGrad::New, |ctx| act.again(ctx))?.ok_or_else(no_dx)?;
                 let d = act.backward(&d, ctx)?;
-                up.backward_from(&d, ctx, true, |_| Ok(h))?.ok_or_else(no_dx)?
+                up.backward_from(&d, ctx, InputGrad::New, |_| Ok(h))?.ok_or_else(no_dx)?
             }
             FeedForward::Gated { gate, up, act, down } => {
-                let d = down.backward_from(&d, ctx, true, |ctx| act.again(ctx))?.ok_or_else(no_dx)?;
+                let d = down.backward_from(&d, ctx, InputGrad::New, |ctx| act.again(ctx))?.ok_or_else(no_dx)?;
                 let (dgate, dup) = act.backward(&d, ctx)?;
-                let dh = up.backward_from(&dup, ctx, true, |_| Ok(h.clone()))?.ok_or_else(no_dx)?;
-                add(gate.backward_from(&dgate, ctx, true, |_| Ok(h))?.ok_or_else(no_dx)?, &dh, kernels)?
+                let dh = up.backward_from(&dup, ctx, InputGrad::New, |_| Ok(h.clone()))?.ok_or_else(no_dx)?;
+                gate.backward_from(&dgate, ctx, InputGrad::AddedTo(dh), |_| Ok(h))?.ok_or_else(no_dx)?
             }
         };
         let dx = add(self.feed_forward_norm.backward(&dh, ctx)?, dy, kernels)?;
@@ -208,13 +208,13 @@ impl Block {
         match &self.qkv {
             Qkv::Split(layers) => {
                 let [q, k, v] = &**layers;
-                let d = v.backward_from(&dv, ctx, true, |_| Ok(h.clone()))?.ok_or_else(no_dx)?;
-                let d = add(k.backward_from(&dk, ctx, true, |_| Ok(h.clone()))?.ok_or_else(no_dx)?, &d, kernels)?;
-                add(q.backward_from(&dq, ctx, true, |_| Ok(h))?.ok_or_else(no_dx)?, &d, kernels)
+                let d = v.backward_from(&dv, ctx, InputGrad::New, |_| Ok(h.clone()))?.ok_or_else(no_dx)?;
+                let d = k.backward_from(&dk, ctx, InputGrad::AddedTo(d), |_| Ok(h.clone()))?.ok_or_else(no_dx)?;
+                q.backward_from(&dq, ctx, InputGrad::AddedTo(d), |_| Ok(h))?.ok_or_else(no_dx)
             }
             Qkv::Fused(all) => {
                 let d = Tensor::cat(&[dq, dk, dv], 1)?.contiguous()?;
-                all.backward_from(&d, ctx, true, |_| Ok(h))?.ok_or_else(no_dx)
+                all.backward_from(&d, ctx, InputGrad::New, |_| Ok(h))?.ok_or_else(no_dx)
             }
         }
     }

@@ -186,6 +186,13 @@ impl Decoder {
         self.output.pack(precision, backward)
     }
 
+    /// Packs every linear layer whose weight training leaves as it is, see [`Linear::pack_frozen`]; a tied output layer is the embedding,
+    /// which stays plain.
+    pub fn pack_frozen(&mut self) -> Result<()> {
+        self.blocks.iter_mut().flat_map(Block::linears_mut).try_for_each(Linear::pack_frozen)?;
+        if self.config.tied { Ok(()) } else { self.output.pack_frozen() }
+    }
+
     /// Bytes of all weights, packed and plain.
     pub fn bytes(&self) -> usize {
         let output = self.output.packed_bytes();
