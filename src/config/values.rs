@@ -114,7 +114,7 @@ pub enum ServeDtype {
     #[value(alias = "bfloat16")]
     #[serde(alias = "bfloat16")]
     Bf16,
-    /// Weights and inputs rounded to int8: faster still, in a quarter of the memory.
+    /// Weights and inputs rounded to int8: faster still with VNNI, slower than f32 without it; in a quarter of the memory.
     Int8,
 }
 
