@@ -66,6 +66,9 @@ impl Seen {
     }
 
     /// Half as large a part of the threads as the server's passes fill of the time is given up: half of them while it is always busy.
+    ///
+    /// Measured on two threads (`benches/beside.py`): at ten short requests a second giving up one halved the job's speed for a
+    /// millisecond of latency; without a pause between requests it costs the job 15 % and the server answers 7 % more.
     fn wanted(&mut self, load: Load, all: usize, now: Instant) -> usize {
         if load.begun != self.load.begun {
             self.begun_at = now;

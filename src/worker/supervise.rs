@@ -163,7 +163,7 @@ impl Worker {
             .args(["worker", "--owner", owner])
             .envs(self.config.child_environment())
             // The allocator's: a step frees what the next one takes again, and pages that went back come with a fifth of its time spent
-            // on clearing them.
+            // on clearing them. A minute, since a step of a slow machine takes longer than ten seconds.
             .env("MIMALLOC_PURGE_DELAY", "60000")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())

@@ -247,7 +247,7 @@ fn pass_of(layer: &Linear, adapter: &mut Adapter, borders: &[usize], mode: Mode)
     let mut ctx = Ctx::train(&batch, Kernels::Native, &route, mode, Precision::Bf16, &params.grads);
     let y = layer.forward(&x, &mut ctx).unwrap();
     let onto = InputGrad::AddedTo(Tensor::ones((23, 64), DType::F32, &CPU).unwrap());
-    let dx = layer.backward_from(&dy, &mut ctx, onto, |ctx| Ok(ctx.pop().unwrap())).unwrap().unwrap();
+    let dx = layer.backward_onto(&dy, &mut ctx, onto).unwrap().unwrap();
     [flat(&y), flat(&dx), flat(&params.grads)]
 }
 

@@ -194,7 +194,7 @@ impl Block {
         let d_down = self.down_dropout.backward(&d_sum, row_ids, ctx)?;
         let d_act = input_grad(self.down.backward(&d_down, ctx, true)?)?;
         let d_up = self.act.backward(&d_act, ctx)?;
-        let dh = input_grad(self.up.backward_from(&d_up, ctx, InputGrad::AddedTo(d_sum), |ctx| Ok(ctx.pop()?))?)?;
+        let dh = input_grad(self.up.backward_onto(&d_up, ctx, InputGrad::AddedTo(d_sum))?)?;
         let d_sum = self.attention_norm.backward(&dh, ctx)?;
         let d_out = self.attention_dropout.backward(&d_sum, row_ids, ctx)?;
         let d_mixed = input_grad(self.attention_out.backward(&d_out, ctx, true)?)?;
@@ -202,7 +202,7 @@ impl Block {
         let mut dx = need_dx.then_some(d_sum);
         for (layer, d) in [(&self.value, &dv), (&self.key, &dk), (&self.query, &dq)] {
             let below = dx.map_or(InputGrad::Unwanted, InputGrad::AddedTo);
-            dx = layer.backward_from(d, ctx, below, |ctx| Ok(ctx.pop()?))?;
+            dx = layer.backward_onto(d, ctx, below)?;
         }
         Ok(dx)
     }

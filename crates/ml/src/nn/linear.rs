@@ -230,14 +230,10 @@ impl Linear {
                     }
                     Held::Unprepared => return Err(self.unprepared()),
                 };
-                match (ctx.mode, ctx.route) {
-                    _ if u.is_some() => {
-                        if let Some((layer, u)) = whole.zip(u) {
-                            layer.save(u, ctx)?;
-                        }
-                    }
-                    (Mode::Eval, [_, _, ..]) if !ctx.recording() => self.add_updates(&xs, &mut y, ctx.route)?,
-                    _ => {
+                match (whole.zip(u), ctx.mode, ctx.route) {
+                    (Some((layer, u)), ..) => layer.save(u, ctx)?,
+                    (None, Mode::Eval, [_, _, ..]) if !ctx.recording() => self.add_updates(&xs, &mut y, ctx.route)?,
+                    (None, ..) => {
                         for range in ctx.route {
                             if let Some(layer) = range.adapter.layer(self.id) {
                                 layer.forward_native(&xs, &mut y, range.rows.clone(), ctx)?;
@@ -286,7 +282,11 @@ impl Linear {
 
     /// dy `[tokens, out]` → dx `[tokens, in]`, or nothing where `need_dx` is false.
     pub fn backward(&self, dy: &Tensor, ctx: &mut Ctx, need_dx: bool) -> Result<Option<Tensor>> {
-        let dx = if need_dx { InputGrad::New } else { InputGrad::Unwanted };
+        self.backward_onto(dy, ctx, if need_dx { InputGrad::New } else { InputGrad::Unwanted })
+    }
+
+    /// As [`Self::backward`], where dx may be added to another gradient.
+    pub fn backward_onto(&self, dy: &Tensor, ctx: &mut Ctx, dx: InputGrad) -> Result<Option<Tensor>> {
         self.backward_from(dy, ctx, dx, |ctx| Ok(ctx.pop()?))
     }
 

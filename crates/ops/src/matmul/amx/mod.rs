@@ -14,6 +14,7 @@ use super::tile::{FULL, Finish, Kernels, Mode, PAIRS, Start, Tile, Tiles, store_
 use crate::simd::{Avx512, Simd, dispatch};
 use std::arch::asm;
 use std::cell::Cell;
+use std::mem::MaybeUninit;
 
 /// The token of AMX-TILE and AMX-BF16, for a process that may use them.
 #[derive(Debug, Clone, Copy)]
@@ -67,7 +68,7 @@ fn configure() {
     }
 }
 
-/// Operands of [`multiply`]: the assembly reads them in this order. Strides are in bytes.
+/// Operands of the walks below: the assembly reads them in this order. Strides are in bytes.
 #[repr(C)]
 struct Walk {
     /// Rows 0 to 15 and 16 to 31 of the left side.
@@ -196,22 +197,25 @@ impl Tiles for Amx {
         const { assert!(MODE == FULL || MODE == PAIRS, "there is one way to read bf16") };
         assert!(t.a_step == 1 && (1..=ROWS).contains(&rows) && (1..=PANEL_VECTORS).contains(&vectors));
         let width = vectors * SIDE;
-        let mut last = [0.0f32; SIDE * COLUMNS];
         let (whole, left) = (t.k / SIDE, t.k % SIDE);
-        for (i, step) in last.chunks_exact_mut(width).take(left).enumerate() {
-            // SAFETY: b has the panel's columns at each of its k steps.
-            step.copy_from_slice(unsafe { std::slice::from_raw_parts(t.b.add((whole * SIDE + i) * t.b_step), width) });
-        }
+        let last = (left > 0).then(|| {
+            let mut last = [0.0f32; SIDE * COLUMNS];
+            for (i, step) in last.chunks_exact_mut(width).take(left).enumerate() {
+                // SAFETY: b has the panel's columns at each of its k steps.
+                step.copy_from_slice(unsafe { std::slice::from_raw_parts(t.b.add((whole * SIDE + i) * t.b_step), width) });
+            }
+            last
+        });
         // The last tile has its own stride where panels lie apart from their width.
         assert!(left == 0 || t.b_step == width);
-        let mut sums = [0.0f32; ROWS * COLUMNS];
+        let mut sums = MaybeUninit::<[f32; ROWS * COLUMNS]>::uninit();
         let (start, start_row) = match t.start {
             Start::Zero => (ZEROS.as_ptr(), 0),
             Start::Spilled(from) => (from, width),
         };
         let end = match t.finish {
             Finish::Spill(to) => to,
-            Finish::Store { .. } => sums.as_mut_ptr(),
+            Finish::Store { .. } => sums.as_mut_ptr().cast(),
         };
         let walk = Walk {
             a: [t.a, t.a.wrapping_add(SIDE * t.a_row)],
@@ -219,7 +223,7 @@ impl Tiles for Amx {
             b: t.b,
             b_stride: 4 * t.b_step,
             whole,
-            last: if left > 0 { last.as_ptr() } else { std::ptr::null() },
+            last: last.as_ref().map_or(std::ptr::null(), |last| last.as_ptr()),
             start: [start, start.wrapping_add(SIDE * start_row)],
             start_stride: 4 * start_row,
             end: [end, end.wrapping_add(SIDE * width)],
@@ -237,7 +241,9 @@ impl Tiles for Amx {
             }
         }
         if let Finish::Store { .. } = t.finish {
-            store(t, &mut sums, rows, width);
+            // SAFETY: the walk has written whole tiles, of which these rows are a part.
+            let sums = unsafe { std::slice::from_raw_parts_mut(sums.as_mut_ptr().cast(), rows * width) };
+            store(t, sums, rows, width);
         }
     }
 }
