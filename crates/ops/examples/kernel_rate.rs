@@ -54,9 +54,9 @@ fn all() {
         let borders: Vec<u32> = (0..=count as u32).map(|i| i * length as u32).collect();
         let ids: Vec<u64> = (0..tokens as u64).collect();
         let q = values(tokens * HIDDEN);
-        let (mut out, mut lse) = (vec![0.0; q.len()], vec![0.0; tokens * 12]);
-        let (mut dq, mut dk, mut dv) = (out.clone(), out.clone(), out.clone());
-        for dropout in [None, Some(AttentionDropout { key, row_ids: &ids })] {
+        for (dropout, precision) in
+            [(None, Precision::F32), (Some(AttentionDropout { key, row_ids: &ids }), Precision::F32), (None, Precision::Bf16)]
+        {
             let spec = AttentionSpec {
                 cu_seqlens: &borders,
                 heads: 12,
@@ -67,12 +67,18 @@ fn all() {
                 window: None,
                 softcap: None,
                 dropout,
+                precision,
             };
-            let mark = if dropout.is_some() { " dropout" } else { "" };
+            let mark = match (dropout, precision) {
+                (Some(_), _) => " dropout",
+                (None, Precision::F32) => "",
+                (None, Precision::Bf16) => " bf16",
+            };
             let flops = 4 * tokens * length * HIDDEN;
-            report(&format!("attention {count}x{length}{mark} (GF/s)"), flops, || attention(&q, &q, &q, &spec, &mut out, &mut lse));
+            report(&format!("attention {count}x{length}{mark} (GF/s)"), flops, || drop(attention(&q, &q, &q, &spec)));
+            let [out, lse] = attention(&q, &q, &q, &spec);
             report(&format!("  backward{mark} (GF/s)"), flops * 5 / 2, || {
-                attention_backward(&q, &q, &q, &out, &lse, &q, &spec, &mut dq, &mut dk, &mut dv);
+                drop(attention_backward(&q, &q, &q, [&out, &lse], &q, &spec));
             });
         }
     }

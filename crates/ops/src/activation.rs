@@ -67,14 +67,15 @@ dispatch! {
 macro_rules! with_curve {
     ($kind:expr, $f:ident($s:expr, $($arg:expr),*)) => {
         match $kind {
-            Activation::Gelu => $f::<S, Gelu>($s, $($arg),*),
-            Activation::GeluTanh => $f::<S, GeluTanh>($s, $($arg),*),
-            Activation::Relu => $f::<S, Relu>($s, $($arg),*),
-            Activation::Tanh => $f::<S, Tanh>($s, $($arg),*),
-            Activation::Silu => $f::<S, Silu>($s, $($arg),*),
+            $crate::activation::Activation::Gelu => $f::<S, $crate::activation::Gelu>($s, $($arg),*),
+            $crate::activation::Activation::GeluTanh => $f::<S, $crate::activation::GeluTanh>($s, $($arg),*),
+            $crate::activation::Activation::Relu => $f::<S, $crate::activation::Relu>($s, $($arg),*),
+            $crate::activation::Activation::Tanh => $f::<S, $crate::activation::Tanh>($s, $($arg),*),
+            $crate::activation::Activation::Silu => $f::<S, $crate::activation::Silu>($s, $($arg),*),
         }
     };
 }
+pub(crate) use with_curve;
 
 #[inline(always)]
 fn in_place_with<S: Simd>(s: S, kind: Activation, y: &mut [f32]) {
@@ -112,16 +113,18 @@ fn map_slopes<S: Simd, C: Curve>(s: S, x: &[f32], dy: &[f32], dx: &mut [f32]) {
     }
 }
 
-/// A function and its slope.
-trait Curve {
+/// A function and its slope, of which the compiler computes once what both need.
+pub(crate) trait Curve {
+    /// The function.
     fn value<S: Simd>(s: S, x: S::F) -> S::F;
+    /// Its derivative.
     fn slope<S: Simd>(s: S, x: S::F) -> S::F;
 }
 
 /// Beyond this the tails of all curves here are 0 or 1 in f32; limiting x keeps ∞ · 0 out.
 const FAR: f32 = 30.0;
 
-struct Gelu;
+pub(crate) struct Gelu;
 
 impl Curve for Gelu {
     #[inline(always)]
@@ -141,7 +144,7 @@ impl Curve for Gelu {
     }
 }
 
-struct GeluTanh;
+pub(crate) struct GeluTanh;
 
 impl GeluTanh {
     const ROOT: f32 = 0.797_884_6;
@@ -168,7 +171,7 @@ impl Curve for GeluTanh {
     }
 }
 
-struct Relu;
+pub(crate) struct Relu;
 
 impl Curve for Relu {
     #[inline(always)]
@@ -181,7 +184,7 @@ impl Curve for Relu {
     }
 }
 
-struct Tanh;
+pub(crate) struct Tanh;
 
 impl Curve for Tanh {
     #[inline(always)]
@@ -195,7 +198,7 @@ impl Curve for Tanh {
     }
 }
 
-struct Silu;
+pub(crate) struct Silu;
 
 impl Curve for Silu {
     #[inline(always)]
@@ -205,8 +208,8 @@ impl Curve for Silu {
     }
     #[inline(always)]
     fn slope<S: Simd>(s: S, x: S::F) -> S::F {
-        let x = math::clamp(s, x, 88.0);
         let (up, down) = math::sigmoid(s, x);
-        s.mul(up, s.fma(x, down, s.splat(1.0)))
+        // Where down is 0, x may be infinite.
+        s.mul(up, s.fma(math::clamp(s, x, 88.0), down, s.splat(1.0)))
     }
 }

@@ -1,41 +1,61 @@
 //! The gate of a feed-forward layer, `act(gate) · up`, forwards and backwards. SwiGLU and GeGLU layers call it.
 
-use crate::activation::{Activation, backward, forward};
+use crate::activation::{Activation, Curve, with_curve};
+use crate::matmul::{Shared, written};
 use crate::simd::{Simd, dispatch};
 use rayon::prelude::*;
 
-/// Elements per task: what it reads and writes stays in the second-level cache.
+/// Elements per task.
 const CHUNK: usize = 1 << 14;
 
-/// `y = act(gate) · up`.
-pub fn gated(act: Activation, gate: &[f32], up: &[f32], y: &mut [f32]) {
-    assert!(gate.len() == up.len() && gate.len() == y.len(), "gated: gate, up and y differ in length");
-    y.par_chunks_mut(CHUNK).zip(gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK))).for_each(|(y, (gate, up))| {
-        forward(act, gate, y);
-        multiply(y, up);
-    });
+/// `act(gate) · up`.
+pub fn gated(act: Activation, gate: &[f32], up: &[f32]) -> Vec<f32> {
+    assert_eq!(gate.len(), up.len(), "gated: gate and up differ in length");
+    // SAFETY: the chunks are all of y, and each task writes one.
+    let [y] = unsafe {
+        written([gate.len()], |[y]| {
+            let chunks = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)).enumerate();
+            chunks.for_each(|(i, (gate, up))| products(act, gate, up, y.from(i * CHUNK)));
+        })
+    };
+    y
 }
 
-/// The gradients of [`gated`]: dgate and dup are written.
-pub fn gated_backward(act: Activation, gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
-    let n = gate.len();
-    assert!([up.len(), dy.len(), dgate.len(), dup.len()].iter().all(|l| *l == n), "gated_backward: slices differ in length");
-    let read = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK));
-    dgate.par_chunks_mut(CHUNK).zip(dup.par_chunks_mut(CHUNK)).zip(read).for_each(|((dgate, dup), ((gate, up), dy))| {
-        // dup holds dy · up until dgate is made of it.
-        dup.copy_from_slice(dy);
-        multiply(dup, up);
-        backward(act, gate, dup, dgate);
-        forward(act, gate, dup);
-        multiply(dup, dy);
-    });
+/// The gradients of [`gated`] from dy, in the place of what it read: gate becomes dgate, and up dup.
+pub fn gated_backward(act: Activation, gate: &mut [f32], up: &mut [f32], dy: &[f32]) {
+    assert!(gate.len() == up.len() && gate.len() == dy.len(), "gated_backward: gate, up and dy differ in length");
+    let chunks = gate.par_chunks_mut(CHUNK).zip(up.par_chunks_mut(CHUNK)).zip(dy.par_chunks(CHUNK));
+    chunks.for_each(|((gate, up), dy)| gradients(act, gate, up, dy));
 }
 
-dispatch! { fn multiply(y: &mut [f32], x: &[f32]) = multiply_with; }
+dispatch! { fn products(act: Activation, gate: &[f32], up: &[f32], y: Shared) = products_with; }
+dispatch! { fn gradients(act: Activation, gate: &mut [f32], up: &mut [f32], dy: &[f32]) = gradients_with; }
 
 #[inline(always)]
-fn multiply_with<S: Simd>(_: S, y: &mut [f32], x: &[f32]) {
-    for (y, x) in y.iter_mut().zip(x) {
-        *y *= x;
+fn products_with<S: Simd>(s: S, act: Activation, gate: &[f32], up: &[f32], y: Shared) {
+    with_curve!(act, map_products(s, gate, up, y));
+}
+
+#[inline(always)]
+fn gradients_with<S: Simd>(s: S, act: Activation, gate: &mut [f32], up: &mut [f32], dy: &[f32]) {
+    with_curve!(act, map_gradients(s, gate, up, dy));
+}
+
+#[inline(always)]
+fn map_products<S: Simd, C: Curve>(s: S, gate: &[f32], up: &[f32], y: Shared) {
+    for (i, (gate, up)) in gate.chunks(S::LANES).zip(up.chunks(S::LANES)).enumerate() {
+        let product = s.mul(C::value(s, s.load_some(gate)), s.load_some(up));
+        // SAFETY: y has as many elements as gate, and this task alone has them.
+        s.store_some(product, unsafe { std::slice::from_raw_parts_mut(y.ptr().add(i * S::LANES), gate.len()) });
+    }
+}
+
+#[inline(always)]
+fn map_gradients<S: Simd, C: Curve>(s: S, gate: &mut [f32], up: &mut [f32], dy: &[f32]) {
+    for ((gate, up), dy) in gate.chunks_mut(S::LANES).zip(up.chunks_mut(S::LANES)).zip(dy.chunks(S::LANES)) {
+        let (x, dy) = (s.load_some(gate), s.load_some(dy));
+        let slope = s.mul(C::slope(s, x), s.mul(dy, s.load_some(up)));
+        s.store_some(slope, gate);
+        s.store_some(s.mul(C::value(s, x), dy), up);
     }
 }

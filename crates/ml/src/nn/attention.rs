@@ -54,6 +54,7 @@ impl Attention {
             window: self.window,
             softcap: self.softcap,
             dropout,
+            precision: ctx.precision,
         }
     }
 
@@ -70,8 +71,7 @@ impl Attention {
             let parts = self.sequences(ctx).map(|s| Ok(self.sequence(q, k, v, &s, ctx)?.out)).collect::<Result<Vec<_>>>()?;
             return Ok(Tensor::cat(&parts, 0)?);
         }
-        let (mut out, mut lse) = (vec![0f32; q.elem_count()], vec![0f32; self.heads * tokens]);
-        attention(&F32View::new(q)?, &F32View::new(k)?, &F32View::new(v)?, &self.spec(ctx), &mut out, &mut lse);
+        let [out, lse] = attention(&F32View::new(q)?, &F32View::new(k)?, &F32View::new(v)?, &self.spec(ctx));
         let out = Tensor::from_vec(out, q.shape(), q.device())?;
         if ctx.recording() {
             ctx.push(&out);
@@ -107,19 +107,9 @@ impl Attention {
         }
         let (lse, out) = (ctx.pop()?, ctx.pop()?);
         let (v, k, q) = (ctx.pop()?, ctx.pop()?, ctx.pop()?);
-        let (mut dq, mut dk, mut dv) = (vec![0f32; q.elem_count()], vec![0f32; k.elem_count()], vec![0f32; k.elem_count()]);
-        attention_backward(
-            &F32View::new(&q)?,
-            &F32View::new(&k)?,
-            &F32View::new(&v)?,
-            &F32View::new(&out)?,
-            &F32View::new(&lse)?,
-            &F32View::new(dout)?,
-            &self.spec(ctx),
-            &mut dq,
-            &mut dk,
-            &mut dv,
-        );
+        let (out, lse, dout) = (F32View::new(&out)?, F32View::new(&lse)?, F32View::new(dout)?);
+        let (qs, ks, vs) = (F32View::new(&q)?, F32View::new(&k)?, F32View::new(&v)?);
+        let [dq, dk, dv] = attention_backward(&qs, &ks, &vs, [&out, &lse], &dout, &self.spec(ctx));
         let tensor = |d, like: &Tensor| Tensor::from_vec(d, like.shape(), like.device());
         Ok([tensor(dq, &q)?, tensor(dk, &k)?, tensor(dv, &v)?])
     }

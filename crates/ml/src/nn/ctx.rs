@@ -121,7 +121,7 @@ pub struct Ctx<'a> {
     pub mode: Mode,
     /// Native or composed.
     pub kernels: Kernels,
-    /// Precision of the weight gradients' products (the forward ones follow the packed weights).
+    /// Precision of attention's products and of the weight gradients' (others follow the packed weights).
     pub precision: Precision,
     /// Which rows take which adapter; rows in no range take none.
     pub route: &'a [LoraRange<'a>],

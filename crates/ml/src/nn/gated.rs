@@ -5,7 +5,7 @@ use tunesmith_ops::glu::{gated, gated_backward};
 
 use super::activation::Act;
 use super::ctx::{Ctx, Kernels};
-use super::view::F32View;
+use super::view::{F32View, with_f32_mut};
 use crate::error::Result;
 
 /// A gate with its activation.
@@ -21,8 +21,7 @@ impl Gated {
         }
         ctx.push(gate);
         ctx.push(up);
-        let mut y = vec![0f32; gate.elem_count()];
-        gated(self.0.0, &F32View::new(gate)?, &F32View::new(up)?, &mut y);
+        let y = gated(self.0.0, &F32View::new(gate)?, &F32View::new(up)?);
         Ok(Tensor::from_vec(y, gate.shape(), gate.device())?)
     }
 
@@ -46,8 +45,9 @@ impl Gated {
             return Ok((self.0.backward(&(dy * up)?, ctx)?, (dy * activated)?));
         }
         let (up, gate) = (ctx.pop()?, ctx.pop()?);
-        let (mut dgate, mut dup) = (vec![0f32; dy.elem_count()], vec![0f32; dy.elem_count()]);
-        gated_backward(self.0.0, &F32View::new(&gate)?, &F32View::new(&up)?, &F32View::new(dy)?, &mut dgate, &mut dup);
-        Ok((Tensor::from_vec(dgate, dy.shape(), dy.device())?, Tensor::from_vec(dup, dy.shape(), dy.device())?))
+        // Off the tape, nobody else has them.
+        let dys = F32View::new(dy)?;
+        with_f32_mut(&gate, |gate| with_f32_mut(&up, |up| gated_backward(self.0.0, gate, up, &dys)))??;
+        Ok((gate, up))
     }
 }

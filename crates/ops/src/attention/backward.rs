@@ -5,8 +5,8 @@
 
 use super::head::{Head, KEY_BLOCK, Left, Right, key_panels, product, right_len};
 use crate::dropout::keep_factors;
-use crate::matmul::{Kernels, Shared, panel_count, with_scratch};
-use crate::simd::{Simd, dispatch, math};
+use crate::matmul::{Kernels, Precision, Shared, panel_count, round_row, with_scratch};
+use crate::simd::{Simd, dispatch_bf16, math};
 
 /// What the pass reads and writes; the shapes are those of [`super::attention_backward`].
 pub(super) struct Tensors<'a> {
@@ -27,11 +27,14 @@ pub(super) fn run(head: &Head, tensors: &Tensors) {
     with_scratch(scratch_len(head), |scratch| fill(head, tensors, scratch));
 }
 
-dispatch! { fn scratch_len(head: &Head) -> usize = scratch_len_with; }
-dispatch! { fn fill(head: &Head, tensors: &Tensors, scratch: &mut [f32]) = fill_with; }
+dispatch_bf16! { fn scratch_len(head: &Head) -> usize = scratch_len_with; }
+dispatch_bf16! { fn fill(head: &Head, tensors: &Tensors, scratch: &mut [f32]) = fill_with; }
 
-/// Both sides of the sequence, packed for the five products.
+/// The sequence as the five products read it.
 struct Sides<'a> {
+    /// Rows of a query head, from its first token on.
+    queries: Left,
+    gradients: Left,
     /// Columns are keys: k, v.
     keys: Right<'a>,
     values: Right<'a>,
@@ -41,16 +44,31 @@ struct Sides<'a> {
     dout: Right<'a>,
 }
 
-/// Queries per block: whole tiles, about 64.
+/// A block of queries and keys.
+struct Block<'a> {
+    /// P∘M, `[queries, KEY_BLOCK]`; once rounded, a row holds pairs of two queries.
+    kept: &'a mut [f32],
+    /// dS, as `kept`.
+    slopes: &'a mut [f32],
+    /// dS with pairs of two keys, `[queries, KEY_BLOCK / 2]`; empty in f32.
+    rounded: &'a mut [f32],
+}
+
+/// Queries per block: whole tiles, about 64, and an even number.
 fn query_block<S: Kernels>() -> usize {
     S::MR * (64 / S::MR)
 }
 
 #[inline(always)]
 fn scratch_len_with<S: Kernels>(_: S, head: &Head) -> usize {
-    let (dim, len) = (head.spec.head_dim, head.len);
-    let sides = 2 * right_len::<S>(len, dim) + 3 * right_len::<S>(dim, len);
-    sides + 2 * query_block::<S>() * KEY_BLOCK + 3 * len * head.padded::<S>() + len
+    let (dim, len, precision) = (head.spec.head_dim, head.len, head.spec.precision);
+    let sides = 2 * right_len::<S>(len, dim, precision) + 3 * right_len::<S>(dim, len, precision) + 2 * head.left_len::<S>(len);
+    sides + 2 * query_block::<S>() * KEY_BLOCK + rounded_block::<S>(precision) + 3 * len * head.padded::<S>() + len
+}
+
+/// Words of [`Block::rounded`].
+fn rounded_block<S: Kernels>(precision: Precision) -> usize {
+    if precision == Precision::Bf16 { query_block::<S>() * KEY_BLOCK / 2 } else { 0 }
 }
 
 /// Cuts the first `n` elements off.
@@ -62,27 +80,30 @@ fn take<'a>(rest: &mut &'a mut [f32], n: usize) -> &'a mut [f32] {
 
 #[inline(always)]
 fn fill_with<S: Kernels>(s: S, head: &Head, t: &Tensors, mut scratch: &mut [f32]) {
-    let (dim, padded, len) = (head.spec.head_dim, head.padded::<S>(), head.len);
-    let (across, along) = (right_len::<S>(len, dim), right_len::<S>(dim, len));
+    let (dim, padded, len, precision) = (head.spec.head_dim, head.padded::<S>(), head.len, head.spec.precision);
+    let (across, along, left) = (right_len::<S>(len, dim, precision), right_len::<S>(dim, len, precision), head.left_len::<S>(len));
     let (block, gradient) = (query_block::<S>() * KEY_BLOCK, len * padded);
     let rest = &mut scratch;
     let keys = head.pack_kv_across::<S>(t.k, take(rest, across));
     let values = head.pack_kv_across::<S>(t.v, take(rest, across));
     let k = head.pack_kv_along::<S>(t.k, take(rest, along));
     let (q, dout) = (take(rest, along), take(rest, along));
-    let (kept, slopes) = (take(rest, block), take(rest, block));
+    let (queries, gradients) = (take(rest, left), take(rest, left));
+    let block = &mut Block { kept: take(rest, block), slopes: take(rest, block), rounded: take(rest, rounded_block::<S>(precision)) };
     let (dq, dk, dv) = (take(rest, gradient), take(rest, gradient), take(rest, gradient));
     let delta = take(rest, len);
     dk.fill(0.0);
     dv.fill(0.0);
     for member in 0..head.group() {
         let head = &Head { head: head.head + member, ..*head };
-        let sides = Sides { keys, values, k, q: head.pack_along::<S>(t.q, q), dout: head.pack_along::<S>(t.dout, dout) };
+        let (queries, gradients) = (head.left(s, t.q, 0, len, queries), head.left(s, t.dout, 0, len, gradients));
+        let (q, dout) = (head.pack_along::<S>(t.q, q), head.pack_along::<S>(t.dout, dout));
+        let sides = Sides { queries, gradients, keys, values, k, q, dout };
         for (i, delta) in delta.iter_mut().enumerate() {
             *delta = dot(s, &t.dout[head.at(i)..][..dim], &t.out[head.at(i)..][..dim]);
         }
         dq.fill(0.0);
-        fill_head(s, head, t, &sides, delta, kept, slopes, dq, dk, dv);
+        fill_head(s, head, t, &sides, delta, block, dq, dk, dv);
         write_out(dq, t.dq, padded, dim, |i| head.at(i));
     }
     write_out(dk, t.dk, padded, dim, |i| head.kv_at(i));
@@ -107,8 +128,7 @@ fn fill_head<S: Kernels>(
     t: &Tensors,
     sides: &Sides,
     delta: &[f32],
-    kept: &mut [f32],
-    slopes: &mut [f32],
+    block: &mut Block,
     dq: &mut [f32],
     dk: &mut [f32],
     dv: &mut [f32],
@@ -122,19 +142,42 @@ fn fill_head<S: Kernels>(
             if here <= head.hidden(queries, keys) {
                 continue;
             }
-            fill_block(s, head, t, sides, delta, kept, slopes, queries, rows, keys, here);
-            let by_query = Left { ptr: slopes.as_ptr(), row: KEY_BLOCK, step: 1 };
-            let slopes_by_key = Left { ptr: slopes.as_ptr(), row: 1, step: KEY_BLOCK };
-            let kept_by_key = Left { ptr: kept.as_ptr(), row: 1, step: KEY_BLOCK };
+            fill_block(s, head, t, sides, delta, block, queries, rows, keys, here);
+            let mut by_query = Left { ptr: block.slopes.as_ptr(), row: KEY_BLOCK, step: 1 };
+            if head.spec.precision == Precision::Bf16 {
+                let seen = here.next_multiple_of(S::LANES);
+                for (slopes, rounded) in block.slopes.chunks_exact(KEY_BLOCK).zip(block.rounded.chunks_exact_mut(KEY_BLOCK / 2)).take(rows)
+                {
+                    round_row(s, &slopes[..seen], rounded);
+                }
+                by_query = Left { ptr: block.rounded.as_ptr(), row: KEY_BLOCK / 2, step: 1 };
+                pair_rows(s, block.slopes, rows, seen);
+                pair_rows(s, block.kept, rows, seen);
+            }
+            let slopes_by_key = Left { ptr: block.slopes.as_ptr(), row: 1, step: KEY_BLOCK };
+            let kept_by_key = Left { ptr: block.kept.as_ptr(), row: 1, step: KEY_BLOCK };
             let (seen, asked) = (keys..keys + here, queries..queries + rows);
             let (dq, dk, dv) = (&mut dq[queries * padded..], &mut dk[keys * padded..], &mut dv[keys * padded..]);
-            // SAFETY: both blocks have `rows` rows of KEY_BLOCK elements, of which the first `here` were just filled; dq has `rows` and
-            // dk and dv have `here` rows of `padded` elements left, and padded has room for all panels of a head.
+            // SAFETY: the blocks have `rows` rows, or steps of two rows each, of which the first `here` elements were just filled, and zeros up
+            // to the end of a vector; dq has `rows` and dk and dv have `here` rows of `padded` elements left, and padded has room for all
+            // panels of a head.
             unsafe {
                 product(s, by_query, rows, sides.k, panels.clone(), seen, dq.as_mut_ptr(), padded, 1.0, true);
                 product(s, slopes_by_key, here, sides.q, panels.clone(), asked.clone(), dk.as_mut_ptr(), padded, 1.0, true);
                 product(s, kept_by_key, here, sides.dout, panels.clone(), asked, dv.as_mut_ptr(), padded, 1.0, true);
             }
+        }
+    }
+}
+
+/// Rounds the first `rows` rows to bf16 in their place: row i becomes the pairs of rows 2i and 2i + 1, of which the last may be missing.
+#[inline(always)]
+fn pair_rows<S: Simd>(s: S, block: &mut [f32], rows: usize, cols: usize) {
+    for pair in 0..rows.div_ceil(2) {
+        for column in (0..cols).step_by(S::LANES) {
+            let low = s.load(&block[2 * pair * KEY_BLOCK + column..]);
+            let high = if 2 * pair + 1 < rows { s.load(&block[(2 * pair + 1) * KEY_BLOCK + column..]) } else { s.splat(0.0) };
+            s.store(s.float(s.bf16_pairs(low, high)), &mut block[pair * KEY_BLOCK + column..]);
         }
     }
 }
@@ -148,20 +191,20 @@ fn fill_block<S: Kernels>(
     t: &Tensors,
     sides: &Sides,
     delta: &[f32],
-    kept: &mut [f32],
-    slopes: &mut [f32],
+    block: &mut Block,
     queries: usize,
     rows: usize,
     keys: usize,
     here: usize,
 ) {
-    let (dim, width) = (head.spec.head_dim, head.width());
+    let dim = head.spec.head_dim;
     let panels = key_panels::<S>(keys + here, keys);
-    let left = |x: &[f32]| Left { ptr: x[head.at(queries)..].as_ptr(), row: width, step: 1 };
-    // SAFETY: q and dout have `rows` rows of `dim` elements from here at stride width; a row of a block has room for all panels.
+    let from = |left: Left| Left { ptr: left.ptr.wrapping_add(queries * left.row), ..left };
+    let (q, dout, kept, slopes) = (from(sides.queries), from(sides.gradients), block.kept.as_mut_ptr(), block.slopes.as_mut_ptr());
+    // SAFETY: q and dout have `rows` rows of `dim` inputs from here; a row of a block has room for all panels.
     unsafe {
-        product(s, left(t.q), rows, sides.keys, panels.clone(), 0..dim, kept.as_mut_ptr(), KEY_BLOCK, head.spec.scale, false);
-        product(s, left(t.dout), rows, sides.values, panels, 0..dim, slopes.as_mut_ptr(), KEY_BLOCK, 1.0, false);
+        product(s, q, rows, sides.keys, panels.clone(), 0..dim, kept, KEY_BLOCK, head.spec.scale, false);
+        product(s, dout, rows, sides.values, panels, 0..dim, slopes, KEY_BLOCK, 1.0, false);
     }
     let tokens = head.spec.tokens();
     let (scale, whole) = (s.splat(head.spec.scale), here.next_multiple_of(S::LANES));
@@ -172,8 +215,8 @@ fn fill_block<S: Kernels>(
         let lse = s.splat(t.lse[head.head * tokens + head.start + i]);
         let delta = s.splat(delta[i]);
         let mask = head.mask(i);
-        let kept = kept[r * KEY_BLOCK..][..whole].chunks_exact_mut(S::LANES);
-        let slopes = slopes[r * KEY_BLOCK..][..whole].chunks_exact_mut(S::LANES);
+        let kept = block.kept[r * KEY_BLOCK..][..whole].chunks_exact_mut(S::LANES);
+        let slopes = block.slopes[r * KEY_BLOCK..][..whole].chunks_exact_mut(S::LANES);
         for (c, (kept, slopes)) in kept.zip(slopes).enumerate() {
             let index = s.iadd(s.iota(), s.isplat((c * S::LANES) as u32));
             let (mut score, mut bend) = (s.load(kept), s.splat(1.0));

@@ -2,8 +2,8 @@
 
 use super::head::{Head, KEY_BLOCK, Left, Right, key_panels, product, right_len};
 use crate::dropout::keep_factors;
-use crate::matmul::{Kernels, Shared, panel_count, with_scratch};
-use crate::simd::{dispatch, math};
+use crate::matmul::{Kernels, Precision, Shared, panel_count, round_row, with_scratch};
+use crate::simd::{dispatch_bf16, math};
 
 /// What the pass reads and writes; the shapes are those of [`super::attention`].
 pub(super) struct Tensors<'a> {
@@ -20,13 +20,17 @@ pub(super) fn run(head: &Head, tensors: &Tensors) {
     with_scratch(scratch_len(head), |scratch| fill(head, tensors, scratch));
 }
 
-dispatch! { fn scratch_len(head: &Head) -> usize = scratch_len_with; }
-dispatch! { fn fill(head: &Head, tensors: &Tensors, scratch: &mut [f32]) = fill_with; }
+dispatch_bf16! { fn scratch_len(head: &Head) -> usize = scratch_len_with; }
+dispatch_bf16! { fn fill(head: &Head, tensors: &Tensors, scratch: &mut [f32]) = fill_with; }
 
 /// A tile of queries while it walks along the keys.
 struct Walk<'a> {
+    /// The queries as a left side.
+    queries: Left,
     /// Scores, then probabilities: `[MR, KEY_BLOCK]`.
     scores: &'a mut [f32],
+    /// The probabilities as pairs of bf16, `[MR, KEY_BLOCK / 2]`; empty in f32.
+    rounded: &'a mut [f32],
     /// Sums of probabilities times values: `[MR, padded]`.
     sums: &'a mut [f32],
     /// The running maximum of each row.
@@ -40,21 +44,31 @@ const MAX_ROWS: usize = 16;
 
 #[inline(always)]
 fn scratch_len_with<S: Kernels>(_: S, head: &Head) -> usize {
-    let dim = head.spec.head_dim;
-    right_len::<S>(head.len, dim) + right_len::<S>(dim, head.len) + S::MR * (KEY_BLOCK + head.padded::<S>())
+    let (dim, precision) = (head.spec.head_dim, head.spec.precision);
+    let sides = right_len::<S>(head.len, dim, precision) + right_len::<S>(dim, head.len, precision) + head.left_len::<S>(S::MR);
+    sides + S::MR * (KEY_BLOCK + rounded_keys(precision) + head.padded::<S>())
+}
+
+/// Words of a row of rounded probabilities.
+fn rounded_keys(precision: Precision) -> usize {
+    if precision == Precision::Bf16 { KEY_BLOCK / 2 } else { 0 }
 }
 
 #[inline(always)]
 fn fill_with<S: Kernels>(s: S, head: &Head, t: &Tensors, scratch: &mut [f32]) {
-    let dim = head.spec.head_dim;
-    let (keys, rest) = scratch.split_at_mut(right_len::<S>(head.len, dim));
-    let (values, rest) = rest.split_at_mut(right_len::<S>(dim, head.len));
+    let (dim, precision) = (head.spec.head_dim, head.spec.precision);
+    let (keys, rest) = scratch.split_at_mut(right_len::<S>(head.len, dim, precision));
+    let (values, rest) = rest.split_at_mut(right_len::<S>(dim, head.len, precision));
+    let (left, rest) = rest.split_at_mut(head.left_len::<S>(S::MR));
+    let (rounded, rest) = rest.split_at_mut(S::MR * rounded_keys(precision));
     let (scores, sums) = rest.split_at_mut(S::MR * KEY_BLOCK);
     let keys = head.pack_kv_across::<S>(t.k, keys);
     let values = head.pack_kv_along::<S>(t.v, values);
-    let mut walk = Walk { scores, sums, max: [0.0; MAX_ROWS], sum: [0.0; MAX_ROWS] };
+    let queries = Left { ptr: left.as_ptr(), row: 0, step: 0 };
+    let mut walk = Walk { queries, scores, rounded, sums, max: [0.0; MAX_ROWS], sum: [0.0; MAX_ROWS] };
     for first in (0..head.len).step_by(S::MR) {
         let rows = (head.len - first).min(S::MR);
+        walk.queries = head.left(s, t.q, first, rows, left);
         walk.max = [f32::NEG_INFINITY; MAX_ROWS];
         walk.sum = [0.0; MAX_ROWS];
         walk.sums.fill(0.0);
@@ -62,7 +76,7 @@ fn fill_with<S: Kernels>(s: S, head: &Head, t: &Tensors, scratch: &mut [f32]) {
         // Blocks that lie too far back for all of them are left out.
         let lowest = head.spec.window.map_or(0, |w| (first + 1).saturating_sub(w));
         for block in (lowest / KEY_BLOCK * KEY_BLOCK..seen).step_by(KEY_BLOCK) {
-            add_block(s, head, t, &keys, &values, &mut walk, first, rows, block);
+            add_block(s, head, &keys, &values, &mut walk, first, rows, block);
         }
         finish(s, head, t, &walk, first, rows);
     }
@@ -71,23 +85,12 @@ fn fill_with<S: Kernels>(s: S, head: &Head, t: &Tensors, scratch: &mut [f32]) {
 /// Takes the keys and values of one block into the tile's sums.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-fn add_block<S: Kernels>(
-    s: S,
-    head: &Head,
-    t: &Tensors,
-    keys: &Right,
-    values: &Right,
-    walk: &mut Walk,
-    first: usize,
-    rows: usize,
-    block: usize,
-) {
+fn add_block<S: Kernels>(s: S, head: &Head, keys: &Right, values: &Right, walk: &mut Walk, first: usize, rows: usize, block: usize) {
     let (dim, padded) = (head.spec.head_dim, head.padded::<S>());
     let here = head.visible(first + rows - 1, block);
-    let left = Left { ptr: t.q[head.at(first)..].as_ptr(), row: head.width(), step: 1 };
     let panels = key_panels::<S>(block + here, block);
-    // SAFETY: q has `rows` rows of `dim` elements from here at stride width; a row of scores has room for all panels of a block.
-    unsafe { product(s, left, rows, *keys, panels, 0..dim, walk.scores.as_mut_ptr(), KEY_BLOCK, head.spec.scale, false) };
+    // SAFETY: the queries are `rows` rows of `dim` inputs; a row of scores has room for all panels of a block.
+    unsafe { product(s, walk.queries, rows, *keys, panels, 0..dim, walk.scores.as_mut_ptr(), KEY_BLOCK, head.spec.scale, false) };
     for r in 0..rows {
         let scores = &mut walk.scores[r * KEY_BLOCK..][..here.next_multiple_of(S::LANES)];
         let visible = s.isplat(head.visible(first + r, block) as u32);
@@ -128,9 +131,16 @@ fn add_block<S: Kernels>(
         walk.sum[r] = walk.sum[r] * s.largest(shrink) + s.sum(total);
         walk.max[r] = max;
     }
-    let left = Left { ptr: walk.scores.as_ptr(), row: KEY_BLOCK, step: 1 };
+    let mut left = Left { ptr: walk.scores.as_ptr(), row: KEY_BLOCK, step: 1 };
+    if head.spec.precision == Precision::Bf16 {
+        for (scores, rounded) in walk.scores.chunks_exact(KEY_BLOCK).zip(walk.rounded.chunks_exact_mut(KEY_BLOCK / 2)).take(rows) {
+            round_row(s, &scores[..here.next_multiple_of(S::LANES)], rounded);
+        }
+        left = Left { ptr: walk.rounded.as_ptr(), row: KEY_BLOCK / 2, step: 1 };
+    }
     let panels = 0..panel_count(dim, S::LANES);
-    // SAFETY: `rows` rows of scores hold `here` probabilities each; a row of sums has room for all panels of the values.
+    // SAFETY: `rows` rows hold `here` probabilities each, and zeros up to the end of a vector; a row of sums has room for all panels of the
+    // values.
     unsafe { product(s, left, rows, *values, panels, block..block + here, walk.sums.as_mut_ptr(), padded, 1.0, true) };
 }
 

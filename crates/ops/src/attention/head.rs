@@ -5,8 +5,10 @@
 use super::AttentionSpec;
 use crate::dropout::RowBits;
 use crate::matmul::{
-    FULL, Finish, Kernels, PANEL_VECTORS, Precision, Source, Start, Tile, pack_panel, packed_len, panel, panel_count, tile,
+    FULL, Finish, Kernels, PAIRS, PANEL_VECTORS, Precision, Source, Start, Tile, pack_panel, packed_len, panel, panel_count, round_row,
+    tile,
 };
+use crate::simd::Simd;
 use std::ops::Range;
 
 /// Keys per step of the online softmax: a border of the sequence, the same for every row and every batch.
@@ -23,7 +25,7 @@ pub(super) struct Head<'a> {
     pub len: usize,
 }
 
-/// The left side of a product: element (row r, step i) is at `ptr + r · row + i · step`.
+/// The left side of a product: step i of row r, an input or in bf16 a pair of inputs, is at `ptr + r · row + i · step`.
 #[derive(Clone, Copy)]
 pub(super) struct Left {
     pub ptr: *const f32,
@@ -31,17 +33,23 @@ pub(super) struct Left {
     pub step: usize,
 }
 
-/// A packed right side of `n` columns and `steps` steps.
+/// A packed right side of `n` columns and `k` inputs.
 #[derive(Clone, Copy)]
 pub(super) struct Right<'a> {
     pub data: &'a [f32],
     pub n: usize,
-    pub steps: usize,
+    pub k: usize,
+    pub precision: Precision,
 }
 
 /// How many elements a right side takes.
-pub(super) fn right_len<S: Kernels>(n: usize, steps: usize) -> usize {
-    packed_len(n, steps, S::LANES)
+pub(super) fn right_len<S: Kernels>(n: usize, k: usize, precision: Precision) -> usize {
+    packed_len(n, precision.steps(k), S::LANES)
+}
+
+/// Words of a row of `k` inputs that was rounded to pairs of bf16: whole vectors.
+pub(super) fn rounded_len<S: Simd>(k: usize) -> usize {
+    k.div_ceil(2 * S::LANES) * S::LANES
 }
 
 impl Head<'_> {
@@ -70,33 +78,57 @@ impl Head<'_> {
         ((self.start + i) * self.spec.kv_heads + self.head / self.group()) * self.spec.head_dim
     }
 
-    /// Packs keys or values as a right side whose columns are tokens and whose steps are the head's dimensions.
+    /// Packs keys or values as a right side whose columns are tokens and whose inputs are the head's dimensions.
     pub fn pack_kv_across<'b, S: Kernels>(&self, x: &[f32], out: &'b mut [f32]) -> Right<'b> {
         let stride = self.spec.kv_heads * self.spec.head_dim;
         self.pack::<S>(&x[self.kv_at(0)..], stride, self.len, self.spec.head_dim, true, out)
     }
 
-    /// Packs keys or values as a right side whose columns are the head's dimensions and whose steps are tokens.
+    /// Packs keys or values as a right side whose columns are the head's dimensions and whose inputs are tokens.
     pub fn pack_kv_along<'b, S: Kernels>(&self, x: &[f32], out: &'b mut [f32]) -> Right<'b> {
         let stride = self.spec.kv_heads * self.spec.head_dim;
         self.pack::<S>(&x[self.kv_at(0)..], stride, self.spec.head_dim, self.len, false, out)
     }
 
-    /// Packs rows of queries as a right side whose columns are the head's dimensions and whose steps are tokens.
+    /// Packs rows of queries as a right side whose columns are the head's dimensions and whose inputs are tokens.
     pub fn pack_along<'b, S: Kernels>(&self, x: &[f32], out: &'b mut [f32]) -> Right<'b> {
         self.pack::<S>(&x[self.at(0)..], self.width(), self.spec.head_dim, self.len, false, out)
     }
 
-    fn pack<'b, S: Kernels>(&self, x: &[f32], stride: usize, n: usize, steps: usize, across: bool, out: &'b mut [f32]) -> Right<'b> {
+    fn pack<'b, S: Kernels>(&self, x: &[f32], stride: usize, n: usize, k: usize, across: bool, out: &'b mut [f32]) -> Right<'b> {
+        let precision = self.spec.precision;
         // Rows of the sequence, from this head's first element to the last token's last.
         let x = &x[..(self.len - 1) * stride + self.spec.head_dim];
         for index in 0..panel_count(n, S::LANES) {
-            let p = panel(index, n, steps, S::LANES);
+            let p = panel(index, n, precision.steps(k), S::LANES);
             let from = if across { p.first * stride } else { p.first };
             let source = Source { data: &x[from..], stride, across };
-            pack_panel(source, p.cols, steps, p.vectors * S::LANES, Precision::F32, &mut out[p.offset..]);
+            pack_panel(source, p.cols, k, p.vectors * S::LANES, precision, &mut out[p.offset..]);
         }
-        Right { data: out, n, steps }
+        Right { data: out, n, k, precision }
+    }
+
+    /// Words that [`Self::left`] needs for `rows` rows.
+    pub fn left_len<S: Simd>(&self, rows: usize) -> usize {
+        match self.spec.precision {
+            Precision::F32 => 0,
+            Precision::Bf16 => rows * rounded_len::<S>(self.spec.head_dim),
+        }
+    }
+
+    /// `rows` rows of queries from the i-th on as a left side whose inputs are the head's dimensions: where they lie, or rounded to bf16
+    /// in `out`, which it must not outlive.
+    #[inline(always)]
+    pub fn left<S: Simd>(&self, s: S, x: &[f32], i: usize, rows: usize, out: &mut [f32]) -> Left {
+        let dim = self.spec.head_dim;
+        if self.spec.precision == Precision::F32 {
+            return Left { ptr: x[self.at(i)..].as_ptr(), row: self.width(), step: 1 };
+        }
+        let row = rounded_len::<S>(dim);
+        for (r, out) in out.chunks_exact_mut(row).take(rows).enumerate() {
+            round_row(s, &x[self.at(i + r)..][..dim], out);
+        }
+        Left { ptr: out.as_ptr(), row, step: 1 }
     }
 
     /// How many keys of a block that begins at key `first` the i-th query sees.
@@ -119,10 +151,11 @@ impl Head<'_> {
     }
 }
 
-/// `c = scale · left · right[panels] (+ c)` over the steps in `steps` of the right side; the left side begins at step 0.
+/// `c = scale · left · right[panels] (+ c)` over the inputs in `range` of the right side; the left side begins at the first of them. In
+/// bf16 a range begins at a pair, and what it shares its last pair with must be 0 on the left.
 ///
 /// # Safety
-/// `left` must be readable for `rows` rows and the number of steps; c, with `c_row` elements per row, writable for `rows` rows of all
+/// `left` must be readable for `rows` rows and the steps of the range; c, with `c_row` elements per row, writable for `rows` rows of all
 /// vectors of the panels, whose padding is stored too.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
@@ -132,20 +165,24 @@ pub(super) unsafe fn product<S: Kernels>(
     rows: usize,
     right: Right,
     panels: Range<usize>,
-    steps: Range<usize>,
+    range: Range<usize>,
     c: *mut f32,
     c_row: usize,
     scale: f32,
     accumulate: bool,
 ) {
     let first = panels.start;
+    let (start, steps) = match right.precision {
+        Precision::F32 => (range.start, range.len()),
+        Precision::Bf16 => (range.start / 2, range.len().div_ceil(2)),
+    };
     for index in panels {
-        let p = panel(index, right.n, right.steps, S::LANES);
+        let p = panel(index, right.n, right.precision.steps(right.k), S::LANES);
         let width = p.vectors * S::LANES;
-        let from = right.data[p.offset + steps.start * width..][..steps.len() * width].as_ptr();
+        let from = right.data[p.offset + start * width..][..steps * width].as_ptr();
         for row in (0..rows).step_by(S::MR) {
             let job = Tile {
-                k: steps.len(),
+                k: steps,
                 a: left.ptr.wrapping_add(row * left.row),
                 a_row: left.row,
                 a_step: left.step,
@@ -157,8 +194,14 @@ pub(super) unsafe fn product<S: Kernels>(
                 start: Start::Zero,
                 finish: Finish::Store { scale, bias: std::ptr::null(), accumulate },
             };
+            let rows = (rows - row).min(S::MR);
             // SAFETY: the right side's slice was just checked; left and c are the caller's promise.
-            unsafe { tile::<S, FULL>(s, (rows - row).min(S::MR), p.vectors, &job) };
+            unsafe {
+                match right.precision {
+                    Precision::F32 => tile::<S, FULL>(s, rows, p.vectors, &job),
+                    Precision::Bf16 => tile::<S, PAIRS>(s, rows, p.vectors, &job),
+                }
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ mod forward;
 mod head;
 
 use crate::dropout::DropoutKey;
-use crate::matmul::Shared;
+use crate::matmul::{Precision, written};
 use head::Head;
 use rayon::prelude::*;
 
@@ -33,6 +33,8 @@ pub struct AttentionSpec<'a> {
     pub softcap: Option<f32>,
     /// Dropout on the probabilities.
     pub dropout: Option<AttentionDropout<'a>>,
+    /// The arithmetic of the products. Scores, softmax and sums are f32 either way.
+    pub precision: Precision,
 }
 
 /// Dropout on attention probabilities.
@@ -46,7 +48,7 @@ pub struct AttentionDropout<'a> {
 
 impl AttentionSpec<'_> {
     /// Checks the spec and the lengths of the slices that go with it.
-    fn check(&self, what: &str, rows: &[(&str, usize)], kv_rows: &[(&str, usize)], lse: usize) {
+    fn check(&self, what: &str, rows: &[(&str, usize)], kv_rows: &[(&str, usize)]) {
         let cu = self.cu_seqlens;
         assert!(!cu.is_empty() && cu[0] == 0, "{what}: cu_seqlens must begin with 0");
         assert!(cu.windows(2).all(|w| w[0] <= w[1]), "{what}: cu_seqlens must not fall");
@@ -60,7 +62,6 @@ impl AttentionSpec<'_> {
                 assert_eq!(*len, tokens * width, "{what}: {name} has {len} elements, [{tokens}, {width}] needs {}", tokens * width);
             }
         }
-        assert_eq!(lse, self.heads * tokens, "{what}: lse has {lse} elements, [{}, {tokens}] needs {}", self.heads, self.heads * tokens);
         if let Some(dropout) = &self.dropout {
             assert_eq!(dropout.row_ids.len(), tokens, "{what}: dropout needs one row id per token");
         }
@@ -84,32 +85,28 @@ impl AttentionSpec<'_> {
     }
 }
 
-/// `out = softmax(scale · q · kᵀ) · v` per sequence and head. q, out `[tokens, heads · head_dim]`; k, v `[tokens, kv_heads · head_dim]`; lse `[heads, tokens]` is
-/// the logarithm of each row's softmax denominator, kept for the backward pass.
-pub fn attention(q: &[f32], k: &[f32], v: &[f32], spec: &AttentionSpec, out: &mut [f32], lse: &mut [f32]) {
-    spec.check("attention", &[("q", q.len()), ("out", out.len())], &[("k", k.len()), ("v", v.len())], lse.len());
-    let (out, lse) = (Shared::new(out), Shared::new(lse));
-    spec.for_each_head(1, |head| forward::run(&head, &forward::Tensors { q, k, v, out, lse }));
+/// `softmax(scale · q · kᵀ) · v` per sequence and head, `[tokens, heads · head_dim]` as q; k, v `[tokens, kv_heads · head_dim]`. And `[heads,
+/// tokens]`, the logarithm of each row's softmax denominator, which [`attention_backward`] needs.
+pub fn attention(q: &[f32], k: &[f32], v: &[f32], spec: &AttentionSpec) -> [Vec<f32>; 2] {
+    spec.check("attention", &[("q", q.len())], &[("k", k.len()), ("v", v.len())]);
+    // SAFETY: every token is in a sequence, and each head of it is written.
+    unsafe {
+        written([q.len(), spec.heads * spec.tokens()], |[out, lse]| {
+            spec.for_each_head(1, |head| forward::run(&head, &forward::Tensors { q, k, v, out, lse }));
+        })
+    }
 }
 
-/// The gradients of [`attention`], from what it read and wrote. dq, dk, dv are written. Probabilities are recomputed.
-#[allow(clippy::too_many_arguments)]
-pub fn attention_backward(
-    q: &[f32],
-    k: &[f32],
-    v: &[f32],
-    out: &[f32],
-    lse: &[f32],
-    dout: &[f32],
-    spec: &AttentionSpec,
-    dq: &mut [f32],
-    dk: &mut [f32],
-    dv: &mut [f32],
-) {
-    let rows = [("q", q.len()), ("out", out.len()), ("dout", dout.len()), ("dq", dq.len())];
-    let kv_rows = [("k", k.len()), ("v", v.len()), ("dk", dk.len()), ("dv", dv.len())];
-    spec.check("attention_backward", &rows, &kv_rows, lse.len());
-    let (dq, dk, dv) = (Shared::new(dq), Shared::new(dk), Shared::new(dv));
+/// The gradients of [`attention`], dq, dk and dv, from what it read and gave. Probabilities are recomputed.
+pub fn attention_backward(q: &[f32], k: &[f32], v: &[f32], [out, lse]: [&[f32]; 2], dout: &[f32], spec: &AttentionSpec) -> [Vec<f32>; 3] {
+    spec.check("attention_backward", &[("q", q.len()), ("out", out.len()), ("dout", dout.len())], &[("k", k.len()), ("v", v.len())]);
+    assert_eq!(lse.len(), spec.heads * spec.tokens(), "attention_backward: lse has {} elements", lse.len());
     // The query heads that share a key head add to the same gradients, so they stay together, in order.
-    spec.for_each_head(spec.heads / spec.kv_heads, |head| backward::run(&head, &backward::Tensors { q, k, v, out, lse, dout, dq, dk, dv }));
+    let step = spec.heads / spec.kv_heads;
+    // SAFETY: as above, and so is each head of keys and values.
+    unsafe {
+        written([q.len(), k.len(), v.len()], |[dq, dk, dv]| {
+            spec.for_each_head(step, |head| backward::run(&head, &backward::Tensors { q, k, v, out, lse, dout, dq, dk, dv }));
+        })
+    }
 }

@@ -1,7 +1,6 @@
 //! Memory for packed panels: aligned to a cache line, and a scratch area that each thread keeps for its next call.
 
 use std::cell::RefCell;
-use std::mem::MaybeUninit;
 use std::sync::{Mutex, PoisonError};
 
 /// One cache line.
@@ -94,13 +93,27 @@ impl Shared {
         Shared(slice.as_mut_ptr())
     }
 
-    /// Shares memory that holds nothing yet: to be written only.
-    pub(crate) fn new_unwritten(slice: &mut [MaybeUninit<f32>]) -> Shared {
-        Shared(slice.as_mut_ptr().cast())
-    }
-
     /// The first element.
     pub(crate) fn ptr(self) -> *mut f32 {
         self.0
     }
+
+    /// What begins at element `at`.
+    pub(crate) fn from(self, at: usize) -> Shared {
+        Shared(self.0.wrapping_add(at))
+    }
+}
+
+/// Vectors of these lengths whose elements `fill` writes, and nobody clears first.
+///
+/// # Safety
+/// `fill` must write all of them, and read none before.
+pub(crate) unsafe fn written<const N: usize>(lens: [usize; N], fill: impl FnOnce([Shared; N])) -> [Vec<f32>; N] {
+    let mut vectors = lens.map(Vec::with_capacity);
+    fill(std::array::from_fn(|i| Shared(vectors[i].as_mut_ptr())));
+    for (vector, len) in vectors.iter_mut().zip(lens) {
+        // SAFETY: there is room, and the caller promises that all is written.
+        unsafe { vector.set_len(len) };
+    }
+    vectors
 }

@@ -16,10 +16,10 @@ mod tn_narrow;
 pub use pack::{Packed, Plain};
 
 use buffer::with_shared_scratch;
-pub(crate) use buffer::{Buffer, Shared, with_scratch};
-pub(crate) use pack::{PANEL_VECTORS, Source, pack_panel, packed_len, panel, panel_count};
-pub(crate) use tile::{FULL, Finish, Kernels, Start, Tile, tile};
-use tile::{HALVES, PAIRS};
+pub(crate) use buffer::{Buffer, Shared, with_scratch, written};
+pub(crate) use pack::{PANEL_VECTORS, Source, pack_panel, packed_len, panel, panel_count, round_row};
+use tile::HALVES;
+pub(crate) use tile::{FULL, Finish, Kernels, PAIRS, Start, Tile, tile};
 
 use crate::activation::Activation;
 use crate::cpu::{self, Isa};
@@ -130,7 +130,8 @@ pub fn matmul(x: &[f32], rows: usize, w: &Packed, y: &mut [f32], ep: Epilogue) {
 pub fn matmul_new(x: &[f32], rows: usize, w: &Packed, ep: Epilogue) -> Vec<f32> {
     assert!(!ep.accumulate, "matmul: there is nothing to add to");
     // SAFETY: a product that is not added to anything writes every element.
-    unsafe { written(rows * w.n(), |y| multiply_packed(x, rows, w, y, ep)) }
+    let [y] = unsafe { written([rows * w.n()], |[y]| multiply_packed(x, rows, w, y, ep)) };
+    y
 }
 
 /// As [`matmul`], to the same bits, with a weight that is packed on the way, piece by piece.
@@ -143,19 +144,8 @@ pub fn matmul_plain(x: &[f32], rows: usize, w: &Plain, y: &mut [f32], ep: Epilog
 pub fn matmul_plain_new(x: &[f32], rows: usize, w: &Plain, ep: Epilogue) -> Vec<f32> {
     assert!(!ep.accumulate, "matmul: there is nothing to add to");
     // SAFETY: as in `matmul_new`.
-    unsafe { written(rows * w.n, |y| multiply_plain(x, rows, w, y, ep)) }
-}
-
-/// A vector whose elements `fill` writes.
-///
-/// # Safety
-/// `fill` must write all of them.
-unsafe fn written(len: usize, fill: impl FnOnce(Shared)) -> Vec<f32> {
-    let mut out: Vec<f32> = Vec::with_capacity(len);
-    fill(Shared::new_unwritten(&mut out.spare_capacity_mut()[..len]));
-    // SAFETY: there is room, and the caller promises that all is written.
-    unsafe { out.set_len(len) };
-    out
+    let [y] = unsafe { written([rows * w.n], |[y]| multiply_plain(x, rows, w, y, ep)) };
+    y
 }
 
 fn check_output(y: &[f32], rows: usize, n: usize) {

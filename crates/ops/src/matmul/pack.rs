@@ -283,17 +283,24 @@ fn pack_rows_with<S: Simd>(s: S, x: &[f32], k: usize, row_len: usize, out: &mut 
         return;
     }
     for (row, out) in x.chunks_exact(k).zip(out.chunks_exact_mut(row_len)) {
-        for (part, pairs) in row.chunks(2 * lanes).zip(out.chunks_exact_mut(lanes)) {
-            let low = s.load_some(&part[..part.len().min(lanes)]);
-            let high = s.load_some(part.get(lanes..).unwrap_or_default());
-            s.store(s.float(s.bf16_adjacent(low, high)), pairs);
-        }
+        round_row(s, row, out);
         out[k.div_ceil(2 * lanes) * lanes..].fill(0.0);
     }
 }
 
-/// Rows between the one that is packed and the one that is fetched, where rows lie far apart.
-const AHEAD: usize = 8;
+/// Rounds a row to pairs of bf16, in whole vectors, with zeros behind its last element.
+#[inline(always)]
+pub(crate) fn round_row<S: Simd>(s: S, row: &[f32], out: &mut [f32]) {
+    let lanes = S::LANES;
+    for (part, pairs) in row.chunks(2 * lanes).zip(out.chunks_exact_mut(lanes)) {
+        let low = s.load_some(&part[..part.len().min(lanes)]);
+        let high = s.load_some(part.get(lanes..).unwrap_or_default());
+        s.store(s.float(s.bf16_adjacent(low, high)), pairs);
+    }
+}
+
+/// Rows between the one that is packed and the one that is fetched, where rows lie far apart: a row takes a few cycles, memory some hundred.
+const AHEAD: usize = 32;
 /// Most lanes of any instruction set; blocks of this size squared fit on the stack.
 pub(super) const MAX_LANES: usize = 16;
 

@@ -4,6 +4,7 @@ use crate::values::{assert_close, assert_gradient, bits, cases, on_any_threads, 
 use proptest::prelude::*;
 use tunesmith_ops::attention::{AttentionDropout, AttentionSpec, attention, attention_backward};
 use tunesmith_ops::dropout::DropoutKey;
+use tunesmith_ops::matmul::Precision;
 
 /// The scalar twin: out `[t, heads · head_dim]` and lse `[heads, t]`, in f64.
 fn twin(q: &[f64], k: &[f64], v: &[f64], spec: &AttentionSpec) -> (Vec<f64>, Vec<f64>) {
@@ -39,21 +40,14 @@ fn twin(q: &[f64], k: &[f64], v: &[f64], spec: &AttentionSpec) -> (Vec<f64>, Vec
 
 fn run(x: &[f32], spec: &AttentionSpec) -> (Vec<f32>, Vec<f32>) {
     let n = x.len() / 3;
-    let (q, k, v) = (&x[..n], &x[n..2 * n], &x[2 * n..]);
-    let (mut out, mut lse) = (vec![f32::NAN; n], vec![f32::NAN; n / spec.head_dim]);
-    attention(q, k, v, spec, &mut out, &mut lse);
-    (out, lse)
+    attention(&x[..n], &x[n..2 * n], &x[2 * n..], spec).into()
 }
 
 fn gradients(x: &[f32], dout: &[f32], spec: &AttentionSpec) -> Vec<f32> {
     let n = x.len() / 3;
     let (q, k, v) = (&x[..n], &x[n..2 * n], &x[2 * n..]);
     let (out, lse) = run(x, spec);
-    let mut gradient = vec![f32::NAN; 3 * n];
-    let (dq, rest) = gradient.split_at_mut(n);
-    let (dk, dv) = rest.split_at_mut(n);
-    attention_backward(q, k, v, &out, &lse, dout, spec, dq, dk, dv);
-    gradient
+    attention_backward(q, k, v, [&out, &lse], dout, spec).concat()
 }
 
 fn borders(lengths: &[usize]) -> Vec<u32> {
@@ -79,7 +73,18 @@ fn plain<'a>(
     causal: bool,
     dropout: Option<AttentionDropout<'a>>,
 ) -> AttentionSpec<'a> {
-    AttentionSpec { cu_seqlens, heads, kv_heads: heads, head_dim, scale, causal, window: None, softcap: None, dropout }
+    AttentionSpec {
+        cu_seqlens,
+        heads,
+        kv_heads: heads,
+        head_dim,
+        scale,
+        causal,
+        window: None,
+        softcap: None,
+        dropout,
+        precision: Precision::F32,
+    }
 }
 
 const KEY: DropoutKey = DropoutKey { seed: 11, step: 4, site: 7, p: 0.25 };
@@ -137,6 +142,26 @@ fn gradients_are_right_across_the_borders_of_key_and_query_blocks() {
 
 fn dropping<'a>([heads, head_dim]: [usize; 2], causal: bool, cu_seqlens: &'a [u32], row_ids: &'a [u64]) -> AttentionSpec<'a> {
     plain(cu_seqlens, heads, head_dim, 0.2, causal, Some(AttentionDropout { key: KEY, row_ids }))
+}
+
+#[test]
+fn with_bf16_a_sequence_has_the_same_bits_alone_and_in_a_crowd() {
+    let (lengths, shape) = ([5, 131, 64, 257], [2, 36]);
+    let (width, cu) = (72, borders(&lengths));
+    let tokens = lengths.iter().sum::<usize>();
+    let (x, dout, ids) = (qkv(&lengths, width, 1), random(tokens * width, 2), (0..tokens as u64).collect::<Vec<_>>());
+    let spec = AttentionSpec { precision: Precision::Bf16, ..dropping(shape, true, &cu, &ids) };
+    let (all, all_gradients) = (on_any_threads(|| run(&x, &spec).0), on_any_threads(|| gradients(&x, &dout, &spec)));
+    for (i, &len) in lengths.iter().enumerate() {
+        let rows = cu[i] as usize..cu[i + 1] as usize;
+        let part = |x: &[f32], which: usize| x[(which * tokens + rows.start) * width..(which * tokens + rows.end) * width].to_vec();
+        let of_all = |x: &[f32]| (0..3).flat_map(|which| part(x, which)).collect::<Vec<f32>>();
+        let own_cu = borders(&[len]);
+        let own = AttentionSpec { cu_seqlens: &own_cu, ..dropping(shape, true, &own_cu, &ids[rows.clone()]) };
+        let own = AttentionSpec { precision: Precision::Bf16, ..own };
+        assert_eq!(bits(&run(&of_all(&x), &own).0), bits(&part(&all, 0)), "length {len}");
+        assert_eq!(bits(&gradients(&of_all(&x), &part(&dout, 0), &own)), bits(&of_all(&all_gradients)), "gradients, length {len}");
+    }
 }
 
 #[test]
@@ -199,5 +224,5 @@ fn large_scores_do_not_overflow() {
 #[should_panic(expected = "attention: k has 12 elements, [4, 4] needs 16")]
 fn a_tensor_of_the_wrong_length_is_refused_by_name() {
     let spec = plain(&[0, 4], 1, 4, 1.0, false, None);
-    attention(&[0.0; 16], &[0.0; 12], &[0.0; 16], &spec, &mut [0.0; 16], &mut [0.0; 4]);
+    attention(&[0.0; 16], &[0.0; 12], &[0.0; 16], &spec);
 }

@@ -2,7 +2,9 @@
 
 use crate::values::{assert_close, assert_gradient, bits, cases, on_any_threads, random};
 use proptest::prelude::*;
-use tunesmith_ops::attention::{AttentionSpec, attention, attention_backward};
+use tunesmith_ops::attention::{AttentionDropout, AttentionSpec, attention, attention_backward};
+use tunesmith_ops::dropout::DropoutKey;
+use tunesmith_ops::matmul::Precision;
 
 /// The scalar twin of one causal sequence; x is q, k and v one after another.
 fn twin(x: &[f64], spec: &AttentionSpec) -> Vec<f64> {
@@ -41,16 +43,12 @@ fn parts<'x>(x: &'x [f32], spec: &AttentionSpec) -> (&'x [f32], &'x [f32], &'x [
 
 fn run(x: &[f32], spec: &AttentionSpec) -> (Vec<f32>, Vec<f32>) {
     let (q, k, v) = parts(x, spec);
-    let (mut out, mut lse) = (vec![f32::NAN; q.len()], vec![f32::NAN; q.len() / spec.head_dim]);
-    attention(q, k, v, spec, &mut out, &mut lse);
-    (out, lse)
+    attention(q, k, v, spec).into()
 }
 
 fn gradients(x: &[f32], dout: &[f32], spec: &AttentionSpec) -> Vec<f32> {
     let ((q, k, v), (out, lse)) = (parts(x, spec), run(x, spec));
-    let (mut dq, mut dk, mut dv) = (vec![f32::NAN; q.len()], vec![f32::NAN; k.len()], vec![f32::NAN; v.len()]);
-    attention_backward(q, k, v, &out, &lse, dout, spec, &mut dq, &mut dk, &mut dv);
-    [dq, dk, dv].concat()
+    attention_backward(q, k, v, [&out, &lse], dout, spec).concat()
 }
 
 fn spec<'a>(
@@ -61,7 +59,18 @@ fn spec<'a>(
     window: Option<usize>,
     softcap: Option<f32>,
 ) -> AttentionSpec<'a> {
-    AttentionSpec { cu_seqlens: cu, heads: kv_heads * group, kv_heads, head_dim, scale: 0.8, causal: true, window, softcap, dropout: None }
+    AttentionSpec {
+        cu_seqlens: cu,
+        heads: kv_heads * group,
+        kv_heads,
+        head_dim,
+        scale: 0.8,
+        causal: true,
+        window,
+        softcap,
+        dropout: None,
+        precision: Precision::F32,
+    }
 }
 
 proptest! {
@@ -90,6 +99,30 @@ proptest! {
         let dout = random(tokens * spec.heads * dim, seed + 9);
         let loss = |x: &[f64]| twin(x, &spec).iter().zip(&dout).map(|(o, &d)| o * f64::from(d)).sum();
         assert_gradient("dq, dk, dv", loss, &x, &gradients(&x, &dout, &spec), 3e-4);
+    }
+
+    // Of operands that bf16 holds, scores are the same but for the order of their sums; probabilities and slopes are rounded on the way.
+    #[test]
+    fn bf16_is_f32_but_for_its_rounding(
+        lengths in prop::collection::vec(prop_oneof![1usize..40, 120usize..140, 250usize..260], 1..3), kv_heads in 1usize..3, group in 1usize..4,
+        dim in prop_oneof![1usize..20, Just(64), 65usize..80], causal: bool, window in prop::option::of(1usize..200),
+        cap in prop::option::of(0.5f32..4.0), drop: bool, seed in 0u64..1000,
+    ) {
+        let tokens = lengths.iter().sum::<usize>();
+        let cu: Vec<u32> = [0].into_iter().chain(lengths.iter().scan(0, |end, n| { *end += *n as u32; Some(*end) })).collect();
+        let ids: Vec<u64> = (0..tokens as u64).collect();
+        let key = DropoutKey { seed, step: 4, site: 7, p: 0.25 };
+        let spec = AttentionSpec { causal, window: window.filter(|_| causal), ..spec(&cu, kv_heads, group, dim, None, cap) };
+        let spec = AttentionSpec { dropout: drop.then_some(AttentionDropout { key, row_ids: &ids }), ..spec };
+        let rounded = |n: usize, seed: u64| random(n, seed).iter().map(|v| half::bf16::from_f32(*v).to_f32()).collect::<Vec<_>>();
+        let (x, dout) = (rounded(tokens * (spec.heads + 2 * kv_heads) * dim, seed), rounded(tokens * spec.heads * dim, seed + 9));
+        let halves = AttentionSpec { precision: Precision::Bf16, ..spec };
+        let ((out, lse), (expected, expected_lse)) = (run(&x, &halves), run(&x, &spec));
+        assert_close("lse", &lse, &expected_lse.iter().map(|v| f64::from(*v)).collect::<Vec<_>>(), 1e-5);
+        assert_close("out", &out, &expected.iter().map(|v| f64::from(*v)).collect::<Vec<_>>(), 6e-3);
+        let (got, expected) = (gradients(&x, &dout, &halves), gradients(&x, &dout, &spec));
+        let largest = expected.iter().fold(0.0f32, |largest, g| largest.max(g.abs()));
+        assert_close("gradients", &got, &expected.iter().map(|v| f64::from(*v)).collect::<Vec<_>>(), f64::from(largest) * 1e-2 + 1e-4);
     }
 }
 
