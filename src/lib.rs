@@ -8,5 +8,6 @@ pub mod cli;
 pub mod config;
 pub mod logging;
 pub mod machine;
+pub mod program;
 pub mod serve;
 pub mod worker;

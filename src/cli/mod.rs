@@ -66,6 +66,9 @@ pub fn main() -> ExitCode {
     // Before any HTTP client is built, which panics without a provider.
     tunesmith_hub::install_tls();
     let cli = Cli::parse();
+    if matches!(cli.command, Command::Serve(_) | Command::Worker(_)) {
+        crate::program::keep_freed_pages();
+    }
     match run(cli.command) {
         Ok(code) => code,
         Err(error) if error.is::<output::ReaderLeft>() => ExitCode::SUCCESS,

@@ -159,12 +159,9 @@ impl Worker {
     /// One process, from start to end.
     async fn live(&self, owner: &str) -> anyhow::Result<()> {
         let kills_before = crate::machine::memory_kills();
-        let mut child = Command::new(std::env::current_exe()?)
+        let mut child = Command::new(crate::program::own_file()?)
             .args(["worker", "--owner", owner])
             .envs(self.config.child_environment())
-            // The allocator's: a step frees what the next one takes again, and pages that went back come with a fifth of its time spent
-            // on clearing them. A minute, since a step of a slow machine takes longer than ten seconds.
-            .env("MIMALLOC_PURGE_DELAY", "60000")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

@@ -1,10 +1,12 @@
 //! Workers that are killed: the job goes on from its last checkpoint by itself, to the same bits, and gives up in the end.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use rustix::process::Signal;
 use serde_json::json;
 
+use crate::harness::{BIN, FIXTURES, Server};
 use crate::trainer::{
     JOBS, act, children, ended, events, file_job, history, job, kill, reached, request, send, server, slow_request, slow_rows, succeeded,
     twenty_rows, until, until_gone, until_job, until_past, upload, weights, worker_of,
@@ -44,6 +46,20 @@ async fn a_killed_and_paused_job_ends_with_the_same_bits() {
     assert_eq!(steps[12]["epoch"], json!(2.6));
     assert_eq!(weights(&server, &done).await, weights(&server, &expected).await);
     assert_eq!(done["trained_tokens"], expected["trained_tokens"]);
+}
+
+#[tokio::test]
+async fn a_server_whose_binary_was_replaced_still_starts_workers() {
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    let binary = folder.path().join("tunesmith");
+    std::fs::copy(BIN, &binary).unwrap();
+    let server = Server::of_binary(&binary, folder, &["--model-dir", FIXTURES, "--worker-threads", "1", "--workers", "1"]);
+    let first = worker_of(&server).await;
+    std::fs::remove_file(&binary).unwrap();
+    std::fs::write(&binary, "the next version").unwrap();
+    kill(first).await;
+    let id = file_job(&server, &request(&upload(&server, twenty_rows()).await, json!({"max_steps": 1}))).await;
+    succeeded(&server, &id).await;
 }
 
 #[tokio::test]

@@ -81,7 +81,12 @@ impl Server {
 
     /// A server on a data folder that another one has left.
     pub fn in_folder(folder: Arc<TempDir>, flags: &[&str]) -> Self {
-        let mut command = command(folder.path());
+        Self::of_binary(Path::new(BIN), folder, flags)
+    }
+
+    /// The same of another file of the binary.
+    pub fn of_binary(binary: &Path, folder: Arc<TempDir>, flags: &[&str]) -> Self {
+        let mut command = command_of(binary, folder.path());
         command.args(["serve", "--port", "0"]).args(flags);
         if !flags.contains(&"--workers") {
             command.args(["--workers", "0"]);
@@ -186,7 +191,11 @@ impl Drop for Server {
 
 /// The binary with an environment that the developer's own settings do not reach.
 pub fn command(folder: &Path) -> Command {
-    let mut command = Command::new(BIN);
+    command_of(Path::new(BIN), folder)
+}
+
+fn command_of(binary: &Path, folder: &Path) -> Command {
+    let mut command = Command::new(binary);
     for (name, _) in std::env::vars() {
         if name.starts_with("TUNESMITH_") {
             command.env_remove(name);
