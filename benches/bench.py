@@ -1,8 +1,8 @@
 """Ours and what users would run instead, in turn on the same shapes and weights; writes a table and a plot into benches/results/.
 
 The files are named after the CPU, since only figures of one run on one machine compare. Run it while nothing else does: `just bench`.
-The interpreter needs the packages of the peers (torch, transformers, peft, onnxruntime, openvino, gguf, llama-cpp-python); a peer that
-cannot run is left out, and the table says so.
+The interpreter needs the packages of the peers (torch, transformers, peft, onnxruntime, openvino, gguf, llama-cpp-python,
+onednn-cpu-gomp); a peer that cannot run is left out, and the table says so.
 """
 
 import argparse
@@ -23,7 +23,7 @@ ENCODER, DECODER = "all-minilm-l6-v2", "smollm2-135m-instruct"
 def arguments():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=f"of {', '.join(PARTS)}")
-    p.add_argument("--turns", type=int, default=5, help="pairs of measurements, of which the median counts")
+    p.add_argument("--turns", type=int, default=5, help="pairs of measurements, whose medians count")
     p.add_argument("--seconds", type=float, default=8, help="of each measurement")
     p.add_argument("--threads", type=int, default=os.cpu_count())
     p.add_argument("--peers", type=pathlib.Path, default=pathlib.Path(os.environ.get("PEERS", ROOT.parent / "shared" / "peers")))
@@ -47,7 +47,7 @@ class Bench:
         return self.models[name]
 
     def ours(self, example, *flags):
-        # As the server sets it for its workers.
+        # As `serve` and `worker` set it for themselves.
         env = {**os.environ, "MIMALLOC_PURGE_DELAY": "60000"}
         out = subprocess.run([EXAMPLES / example, *map(str, flags)], capture_output=True, text=True, env=env, check=True).stdout
         self.take(out, {})
@@ -79,7 +79,8 @@ class Bench:
 
 def kernels(b):
     b.ours("gemm_rate", b.a.threads)
-    b.peer("products.py", "torch", "--threads", b.a.threads, "--dtypes", *b.dtypes)
+    for script, label in (("products.py", "torch"), ("onednn.py", "oneDNN")):
+        b.peer(script, label, "--threads", b.a.threads, "--dtypes", *b.dtypes)
 
 
 def train_encoder(b, batch=16, length=128, tunings=("full", "lora"), dtypes=None):

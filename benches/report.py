@@ -1,6 +1,7 @@
 """From JSON lines to a table (Markdown) and a plot (SVG): ours beside each peer, the median of the turns.
 
-Called by bench.py. A line without `peer` is ours. Lines of one work and one turn make a pair, and a ratio is the median of the pairs'.
+Called by bench.py. A line without `peer` is ours. A ratio is one of medians; lines of one work and one turn make a pair, and the lowest
+and the highest ratio of a pair stand beside it.
 """
 
 import collections
@@ -39,7 +40,7 @@ def both(found):
     for key, sides in found.items():
         if not key[0].startswith("product"):
             peers = {name: rows for name, rows in sides.items() if not name.startswith(OURS)}
-            for name in sides.keys() - peers.keys():
+            for name in (name for name in sides if name not in peers):
                 yield label(key) + name.removeprefix(OURS).replace(" ", ", "), sides[name], peers
 
 
@@ -51,14 +52,19 @@ def label(key):
 
 
 def compared(ours, peers):
-    """The best peer, and the median ratio of ours to it turn by turn: of speed, and of memory where both tell it."""
+    """The best peer, and ratios of ours to it: of speed, of memory where both tell it, and the lowest and highest of speed in a pair."""
     if not peers:
         return None
-    best = max(peers, key=lambda name: statistics.median(r["median"] for r in peers[name]))
-    pairs = list(zip(ours, peers[best]))
-    memory = [o["peak_rss_mib"] / p["peak_rss_mib"] for o, p in pairs if o.get("peak_rss_mib") and p.get("peak_rss_mib")]
-    speed = statistics.median(o["median"] / p["median"] for o, p in pairs)
-    return best, speed, statistics.median(memory) if memory else None
+    best = max(peers, key=lambda name: middle(peers[name]))
+    told = all(row.get("peak_rss_mib") for row in (*ours, *peers[best]))
+    memory = middle(ours, "peak_rss_mib") / middle(peers[best], "peak_rss_mib") if told else None
+    return best, middle(ours) / middle(peers[best]), memory, extremes(ours, peers[best])
+
+
+def extremes(ours, theirs):
+    """The lowest and the highest ratio of a pair, where there are several."""
+    pairs = [o["median"] / p["median"] for o, p in zip(ours, theirs)]
+    return f" ({min(pairs):.2f} to {max(pairs):.2f})" if len(pairs) > 1 else ""
 
 
 def middle(rows, field="median"):
@@ -75,8 +81,8 @@ def table(found):
         told = "; ".join(f"{peer} {number(middle(rows))}" for peer, rows in peers.items())
         ratio, memory, against = "", "", compared(ours, peers)
         if against:
-            best, speed, share = against
-            ratio = f"**{speed:.2f} ×** {best}"
+            best, speed, share, pairs = against
+            ratio = f"**{speed:.2f} ×** {best}{pairs}"
             if share:
                 memory = f"{number(middle(ours, 'peak_rss_mib'))} and {number(middle(peers[best], 'peak_rss_mib'))} MiB, {share:.2f} ×"
         elif "peak_rss_mib" in ours[0]:
@@ -91,10 +97,10 @@ def within(found):
     for name, than, whose in (("decode 8", "decode", OURS), ("decode 8", "decode", "llama.cpp"), ("decode 32", "decode", OURS),
                               ("decode 32", "decode", "llama.cpp"), ("decode 32 adapters", "decode 32", OURS),
                               ("first token beside 8", "first token", OURS)):
-        pairs = list(zip(named.get(name, {}).get(OURS, []), named.get(than, {}).get(whose, [])))
-        if pairs:
-            ratio = statistics.median(a["median"] / b["median"] for a, b in pairs)
-            yield f"- `{name}` is {ratio:.2f} × {'our' if whose == OURS else whose} `{than}`"
+        work, other = named.get(name, {}).get(OURS), named.get(than, {}).get(whose)
+        if work and other:
+            ratio = f"{middle(work) / middle(other):.2f} ×{extremes(work, other)}"
+            yield f"- `{name}` is {ratio} {'our' if whose == OURS else whose} `{than}`"
 
 
 def products(found):
@@ -104,12 +110,12 @@ def products(found):
     peaks = {key[-1]: middle(sides[OURS], "peak") for key, sides in rows}
     told = ", ".join(f"{number(peak)} GF/s in {dtype}" for dtype, peak in peaks.items())
     out = ["", "## Products", "", f"A loop that stays in registers reaches {told}.", "",
-           "| rows × in × out | ours | of the peak | torch | ours to torch |", "|---|---|---|---|---|"]
+           "| rows × in × out | ours | of the peak | torch | oneDNN | ours to the best of them |", "|---|---|---|---|---|---|"]
     for key, sides in rows:
         ours, peers = sides[OURS], {name: rows for name, rows in sides.items() if name != OURS}
         against = compared(ours, peers)
-        peer = number(middle(sides["torch"])) if "torch" in sides else ""
-        ratio = f"{against[1]:.2f} ×" if against else ""
+        peer = " | ".join(number(middle(sides[name])) if name in sides else "" for name in ("torch", "oneDNN"))
+        ratio = f"{against[1]:.2f} ×{against[3]}" if against else ""
         share = f"{100 * middle(ours) / middle(ours, 'peak'):.0f} %"
         name = f"{key[2].replace(' x ', ' × ')}, {key[-1]}{', weight gradient' if key[0] == 'product tn' else ''}"
         out.append(f"| {name} | {number(middle(ours))} GF/s | {share} | {peer} | {ratio} |")
