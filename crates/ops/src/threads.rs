@@ -5,10 +5,45 @@
 
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
-/// Builds a pool of `threads` threads (0 means one per core) whose arithmetic flushes denormals to zero.
+/// Builds a pool of `threads` threads (0 means one per core) whose arithmetic flushes denormals to zero. A pool of as many threads as there
+/// are processors for it holds each thread on one of them: products wait for their slowest thread, and two on one processor take twice as
+/// long. Smaller pools are left to the system, which knows where others run.
 pub fn build_pool(threads: usize) -> Result<ThreadPool, ThreadPoolBuildError> {
-    ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("ops-{i}")).start_handler(|_| flush_to_zero()).build()
+    let processors = processors();
+    let threads = if threads == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { threads };
+    let start = move |thread: usize| {
+        flush_to_zero();
+        if threads == processors.len() {
+            stay_on(processors[thread]);
+        }
+    };
+    ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("ops-{i}")).start_handler(start).build()
 }
+
+/// The processors that this thread may run on; none where the system does not tell.
+#[cfg(target_os = "linux")]
+fn processors() -> Vec<usize> {
+    use rustix::thread::{CpuSet, sched_getaffinity};
+    let allowed = sched_getaffinity(None).unwrap_or_default();
+    (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn processors() -> Vec<usize> {
+    Vec::new()
+}
+
+/// Holds the calling thread on a processor, where the system lets it.
+#[cfg(target_os = "linux")]
+fn stay_on(processor: usize) {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(processor);
+    // Without it the thread is slower where the system moves it, no more.
+    let _refused = rustix::thread::sched_setaffinity(None, &set);
+}
+
+#[cfg(not(target_os = "linux"))]
+fn stay_on(_: usize) {}
 
 /// Lets the calling thread treat denormal operands and results as zero from now on.
 #[cfg(target_arch = "x86_64")]
@@ -45,6 +80,18 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use std::hint::black_box;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_thread_for_each_processor_stays_on_it_and_fewer_are_free() {
+        let all = processors();
+        let pool = build_pool(all.len()).unwrap();
+        let mut own: Vec<_> = pool.broadcast(|_| processors()).into_iter().flatten().collect();
+        own.sort_unstable();
+        assert_eq!(own, all);
+        assert_eq!(build_pool(all.len() + 1).unwrap().broadcast(|_| processors()), vec![all.clone(); all.len() + 1]);
+        assert_eq!(processors(), all, "the caller's own are left");
+    }
 
     #[test]
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
