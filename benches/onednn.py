@@ -1,7 +1,7 @@
 """oneDNN's products on the shapes of gemm_rate, by its C interface: JSON lines. Used by bench.py.
 
-The library comes with `pip install onednn-cpu-gomp` into the interpreter's `lib`; ONEDNN names another. Weights lie as it likes them best, as ours
-do; a weight's gradient reads both sides where they lie.
+The library comes with `pip install onednn-cpu-gomp` into the interpreter's `lib`; ONEDNN names another. Weights lie as it likes them
+best, as ours do; a weight's gradient reads both sides where they lie.
 """
 
 import argparse
@@ -15,9 +15,10 @@ import sys
 import products
 
 CPU, DEFAULT_FLAGS = 1, 1
-DTYPES = {"f32": (3, 4), "bf16": (2, 2)}
+DTYPES = {"f32": 3, "bf16": 2}
 SRC, DST, WEIGHTS = 1, 17, 33
-ANY = 1
+# A layout of the library's choice, and the question which it chose for the weights.
+ANY, CHOSEN_WEIGHTS = 1, 131
 # Bytes of a cache line: memory begins on one.
 LINE = 64
 
@@ -67,7 +68,7 @@ class Library:
 
     def product(self, rows, k, n, dtype, transposed):
         """A function that computes `x · Wᵀ`, or with `transposed` the gradient of W."""
-        operand, f32 = DTYPES[dtype][0], DTYPES["f32"][0]
+        operand, f32 = DTYPES[dtype], DTYPES["f32"]
         if transposed:
             src, weights = self.shape((n, rows), (1, n), operand), self.shape((rows, k), (k, 1), operand)
             dst = self.shape((n, k), (k, 1), f32)
@@ -75,7 +76,7 @@ class Library:
             src, weights = self.shape((rows, k), (k, 1), operand), self.shape((k, n), None, operand)
             dst = self.shape((rows, n), (n, 1), f32)
         described = self.make("dnnl_matmul_primitive_desc_create", self.engine, src, weights, None, dst, None)
-        chosen = ctypes.c_void_p(self.lib.dnnl_primitive_desc_query_md(described, 129, 0))
+        chosen = ctypes.c_void_p(self.lib.dnnl_primitive_desc_query_md(described, CHOSEN_WEIGHTS, 0))
         primitive = self.make("dnnl_primitive_create", described)
         told = ((SRC, src), (WEIGHTS, chosen), (DST, dst))
         arguments = (Argument * 3)(*[Argument(which, self.memory(shape)) for which, shape in told])

@@ -1,7 +1,7 @@
 //! The gate of a feed-forward layer, `act(gate) · up`, forwards and backwards. SwiGLU and GeGLU layers call it.
 
 use crate::activation::{Activation, Curve, with_curve};
-use crate::matmul::{Shared, written};
+use crate::matmul::written;
 use crate::simd::{Simd, dispatch};
 use rayon::prelude::*;
 
@@ -15,7 +15,7 @@ pub fn gated(act: Activation, gate: &[f32], up: &[f32]) -> Vec<f32> {
     let [y] = unsafe {
         written([gate.len()], |[y]| {
             let chunks = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)).enumerate();
-            chunks.for_each(|(i, (gate, up))| products(act, gate, up, y.from(i * CHUNK)));
+            chunks.for_each(|(i, (gate, up))| products(act, gate, up, std::slice::from_raw_parts_mut(y.ptr().add(i * CHUNK), gate.len())));
         })
     };
     y
@@ -28,11 +28,11 @@ pub fn gated_backward(act: Activation, gate: &mut [f32], up: &mut [f32], dy: &[f
     chunks.for_each(|((gate, up), dy)| gradients(act, gate, up, dy));
 }
 
-dispatch! { fn products(act: Activation, gate: &[f32], up: &[f32], y: Shared) = products_with; }
+dispatch! { fn products(act: Activation, gate: &[f32], up: &[f32], y: &mut [f32]) = products_with; }
 dispatch! { fn gradients(act: Activation, gate: &mut [f32], up: &mut [f32], dy: &[f32]) = gradients_with; }
 
 #[inline(always)]
-fn products_with<S: Simd>(s: S, act: Activation, gate: &[f32], up: &[f32], y: Shared) {
+fn products_with<S: Simd>(s: S, act: Activation, gate: &[f32], up: &[f32], y: &mut [f32]) {
     with_curve!(act, map_products(s, gate, up, y));
 }
 
@@ -42,11 +42,9 @@ fn gradients_with<S: Simd>(s: S, act: Activation, gate: &mut [f32], up: &mut [f3
 }
 
 #[inline(always)]
-fn map_products<S: Simd, C: Curve>(s: S, gate: &[f32], up: &[f32], y: Shared) {
-    for (i, (gate, up)) in gate.chunks(S::LANES).zip(up.chunks(S::LANES)).enumerate() {
-        let product = s.mul(C::value(s, s.load_some(gate)), s.load_some(up));
-        // SAFETY: y has as many elements as gate, and this task alone has them.
-        s.store_some(product, unsafe { std::slice::from_raw_parts_mut(y.ptr().add(i * S::LANES), gate.len()) });
+fn map_products<S: Simd, C: Curve>(s: S, gate: &[f32], up: &[f32], y: &mut [f32]) {
+    for ((gate, up), y) in gate.chunks(S::LANES).zip(up.chunks(S::LANES)).zip(y.chunks_mut(S::LANES)) {
+        s.store_some(s.mul(C::value(s, s.load_some(gate)), s.load_some(up)), y);
     }
 }
 

@@ -136,7 +136,7 @@ struct Server {
 
 impl Server {
     async fn start(args: &Args) -> anyhow::Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
+        let mut child = Command::new(crate::program::own_file()?)
             .arg("serve")
             .arg("--data-dir")
             .arg(&args.data_dir)

@@ -3,9 +3,9 @@
 //! With P the probabilities, M the dropout factors and D the rows' dout · out:
 //! dv = (P∘M)ᵀ · dout, dS = P ∘ (M∘(dout · vᵀ) − D) · scale, dq = dS · k, dk = dSᵀ · q.
 
-use super::head::{Head, KEY_BLOCK, Left, Right, key_panels, product, right_len};
+use super::head::{Head, KEY_BLOCK, Left, Right, by_row, by_row_len, key_panels, product, right_len};
 use crate::dropout::keep_factors;
-use crate::matmul::{Kernels, Precision, Shared, panel_count, round_row, with_scratch};
+use crate::matmul::{Kernels, Precision, Shared, panel_count, with_scratch};
 use crate::simd::{Simd, dispatch_bf16, math};
 
 /// What the pass reads and writes; the shapes are those of [`super::attention_backward`].
@@ -63,12 +63,7 @@ fn query_block<S: Kernels>() -> usize {
 fn scratch_len_with<S: Kernels>(_: S, head: &Head) -> usize {
     let (dim, len, precision) = (head.spec.head_dim, head.len, head.spec.precision);
     let sides = 2 * right_len::<S>(len, dim, precision) + 3 * right_len::<S>(dim, len, precision) + 2 * head.left_len::<S>(len);
-    sides + 2 * query_block::<S>() * KEY_BLOCK + rounded_block::<S>(precision) + 3 * len * head.padded::<S>() + len
-}
-
-/// Words of [`Block::rounded`].
-fn rounded_block<S: Kernels>(precision: Precision) -> usize {
-    if precision == Precision::Bf16 { query_block::<S>() * KEY_BLOCK / 2 } else { 0 }
+    sides + 2 * query_block::<S>() * KEY_BLOCK + by_row_len(query_block::<S>(), precision) + 3 * len * head.padded::<S>() + len
 }
 
 /// Cuts the first `n` elements off.
@@ -89,7 +84,8 @@ fn fill_with<S: Kernels>(s: S, head: &Head, t: &Tensors, mut scratch: &mut [f32]
     let k = head.pack_kv_along::<S>(t.k, take(rest, along));
     let (q, dout) = (take(rest, along), take(rest, along));
     let (queries, gradients) = (take(rest, left), take(rest, left));
-    let block = &mut Block { kept: take(rest, block), slopes: take(rest, block), rounded: take(rest, rounded_block::<S>(precision)) };
+    let block =
+        &mut Block { kept: take(rest, block), slopes: take(rest, block), rounded: take(rest, by_row_len(query_block::<S>(), precision)) };
     let (dq, dk, dv) = (take(rest, gradient), take(rest, gradient), take(rest, gradient));
     let delta = take(rest, len);
     dk.fill(0.0);
@@ -143,16 +139,10 @@ fn fill_head<S: Kernels>(
                 continue;
             }
             fill_block(s, head, t, sides, delta, block, queries, rows, keys, here);
-            let mut by_query = Left { ptr: block.slopes.as_ptr(), row: KEY_BLOCK, step: 1 };
+            let slopes_by_query = by_row(s, head.spec.precision, block.slopes, rows, here, block.rounded);
             if head.spec.precision == Precision::Bf16 {
-                let seen = here.next_multiple_of(S::LANES);
-                for (slopes, rounded) in block.slopes.chunks_exact(KEY_BLOCK).zip(block.rounded.chunks_exact_mut(KEY_BLOCK / 2)).take(rows)
-                {
-                    round_row(s, &slopes[..seen], rounded);
-                }
-                by_query = Left { ptr: block.rounded.as_ptr(), row: KEY_BLOCK / 2, step: 1 };
-                pair_rows(s, block.slopes, rows, seen);
-                pair_rows(s, block.kept, rows, seen);
+                pair_rows(s, block.slopes, rows, here.next_multiple_of(S::LANES));
+                pair_rows(s, block.kept, rows, here.next_multiple_of(S::LANES));
             }
             let slopes_by_key = Left { ptr: block.slopes.as_ptr(), row: 1, step: KEY_BLOCK };
             let kept_by_key = Left { ptr: block.kept.as_ptr(), row: 1, step: KEY_BLOCK };
@@ -162,7 +152,7 @@ fn fill_head<S: Kernels>(
             // to the end of a vector; dq has `rows` and dk and dv have `here` rows of `padded` elements left, and padded has room for all
             // panels of a head.
             unsafe {
-                product(s, by_query, rows, sides.k, panels.clone(), seen, dq.as_mut_ptr(), padded, 1.0, true);
+                product(s, slopes_by_query, rows, sides.k, panels.clone(), seen, dq.as_mut_ptr(), padded, 1.0, true);
                 product(s, slopes_by_key, here, sides.q, panels.clone(), asked.clone(), dk.as_mut_ptr(), padded, 1.0, true);
                 product(s, kept_by_key, here, sides.dout, panels.clone(), asked, dv.as_mut_ptr(), padded, 1.0, true);
             }

@@ -1,8 +1,8 @@
 //! The forward pass of one head of one sequence: query tiles walk the blocks of keys with a running maximum and sum.
 
-use super::head::{Head, KEY_BLOCK, Left, Right, key_panels, product, right_len};
+use super::head::{Head, KEY_BLOCK, Left, Right, by_row, by_row_len, key_panels, product, right_len};
 use crate::dropout::keep_factors;
-use crate::matmul::{Kernels, Precision, Shared, panel_count, round_row, with_scratch};
+use crate::matmul::{Kernels, Shared, panel_count, with_scratch};
 use crate::simd::{dispatch_bf16, math};
 
 /// What the pass reads and writes; the shapes are those of [`super::attention`].
@@ -46,12 +46,7 @@ const MAX_ROWS: usize = 16;
 fn scratch_len_with<S: Kernels>(_: S, head: &Head) -> usize {
     let (dim, precision) = (head.spec.head_dim, head.spec.precision);
     let sides = right_len::<S>(head.len, dim, precision) + right_len::<S>(dim, head.len, precision) + head.left_len::<S>(S::MR);
-    sides + S::MR * (KEY_BLOCK + rounded_keys(precision) + head.padded::<S>())
-}
-
-/// Words of a row of rounded probabilities.
-fn rounded_keys(precision: Precision) -> usize {
-    if precision == Precision::Bf16 { KEY_BLOCK / 2 } else { 0 }
+    sides + by_row_len(S::MR, precision) + S::MR * (KEY_BLOCK + head.padded::<S>())
 }
 
 #[inline(always)]
@@ -60,7 +55,7 @@ fn fill_with<S: Kernels>(s: S, head: &Head, t: &Tensors, scratch: &mut [f32]) {
     let (keys, rest) = scratch.split_at_mut(right_len::<S>(head.len, dim, precision));
     let (values, rest) = rest.split_at_mut(right_len::<S>(dim, head.len, precision));
     let (left, rest) = rest.split_at_mut(head.left_len::<S>(S::MR));
-    let (rounded, rest) = rest.split_at_mut(S::MR * rounded_keys(precision));
+    let (rounded, rest) = rest.split_at_mut(by_row_len(S::MR, precision));
     let (scores, sums) = rest.split_at_mut(S::MR * KEY_BLOCK);
     let keys = head.pack_kv_across::<S>(t.k, keys);
     let values = head.pack_kv_along::<S>(t.v, values);
@@ -131,13 +126,7 @@ fn add_block<S: Kernels>(s: S, head: &Head, keys: &Right, values: &Right, walk: 
         walk.sum[r] = walk.sum[r] * s.largest(shrink) + s.sum(total);
         walk.max[r] = max;
     }
-    let mut left = Left { ptr: walk.scores.as_ptr(), row: KEY_BLOCK, step: 1 };
-    if head.spec.precision == Precision::Bf16 {
-        for (scores, rounded) in walk.scores.chunks_exact(KEY_BLOCK).zip(walk.rounded.chunks_exact_mut(KEY_BLOCK / 2)).take(rows) {
-            round_row(s, &scores[..here.next_multiple_of(S::LANES)], rounded);
-        }
-        left = Left { ptr: walk.rounded.as_ptr(), row: KEY_BLOCK / 2, step: 1 };
-    }
+    let left = by_row(s, head.spec.precision, walk.scores, rows, here, walk.rounded);
     let panels = 0..panel_count(dim, S::LANES);
     // SAFETY: `rows` rows hold `here` probabilities each, and zeros up to the end of a vector; a row of sums has room for all panels of the
     // values.

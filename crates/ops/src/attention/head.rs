@@ -48,7 +48,7 @@ pub(super) fn right_len<S: Kernels>(n: usize, k: usize, precision: Precision) ->
 }
 
 /// Words of a row of `k` inputs that was rounded to pairs of bf16: whole vectors.
-pub(super) fn rounded_len<S: Simd>(k: usize) -> usize {
+fn rounded_len<S: Simd>(k: usize) -> usize {
     k.div_ceil(2 * S::LANES) * S::LANES
 }
 
@@ -149,6 +149,24 @@ impl Head<'_> {
         let bits = dropout.key.row(dropout.row_ids[self.start + i], self.head as u32);
         Some((bits, dropout.key.threshold(), dropout.key.keep_scale()))
     }
+}
+
+/// Words of `rows` rows of a block of keys once [`by_row`] has rounded them.
+pub(super) fn by_row_len(rows: usize, precision: Precision) -> usize {
+    if precision == Precision::Bf16 { rows * KEY_BLOCK / 2 } else { 0 }
+}
+
+/// `rows` rows of a block of keys as a left side whose inputs are its first `here` keys: where they lie, or rounded to bf16 in `rounded`,
+/// which it must not outlive. A row holds zeros behind them up to the end of a vector.
+#[inline(always)]
+pub(super) fn by_row<S: Simd>(s: S, precision: Precision, block: &[f32], rows: usize, here: usize, rounded: &mut [f32]) -> Left {
+    if precision == Precision::F32 {
+        return Left { ptr: block.as_ptr(), row: KEY_BLOCK, step: 1 };
+    }
+    for (row, rounded) in block.chunks_exact(KEY_BLOCK).zip(rounded.chunks_exact_mut(KEY_BLOCK / 2)).take(rows) {
+        round_row(s, &row[..here.next_multiple_of(S::LANES)], rounded);
+    }
+    Left { ptr: rounded.as_ptr(), row: KEY_BLOCK / 2, step: 1 }
 }
 
 /// `c = scale · left · right[panels] (+ c)` over the inputs in `range` of the right side; the left side begins at the first of them. In

@@ -97,11 +97,6 @@ impl Shared {
     pub(crate) fn ptr(self) -> *mut f32 {
         self.0
     }
-
-    /// What begins at element `at`.
-    pub(crate) fn from(self, at: usize) -> Shared {
-        Shared(self.0.wrapping_add(at))
-    }
 }
 
 /// Vectors of these lengths whose elements `fill` writes, and nobody clears first.

@@ -1,6 +1,6 @@
 //! Attention: right against f64, gradients against finite differences, and a row's bits independent of its batch.
 
-use crate::values::{assert_close, assert_gradient, bits, cases, on_any_threads, random};
+use crate::values::{assert_close, assert_gradient, bits, borders, cases, on_any_threads, random};
 use proptest::prelude::*;
 use tunesmith_ops::attention::{AttentionDropout, AttentionSpec, attention, attention_backward};
 use tunesmith_ops::dropout::DropoutKey;
@@ -48,15 +48,6 @@ fn gradients(x: &[f32], dout: &[f32], spec: &AttentionSpec) -> Vec<f32> {
     let (q, k, v) = (&x[..n], &x[n..2 * n], &x[2 * n..]);
     let (out, lse) = run(x, spec);
     attention_backward(q, k, v, [&out, &lse], dout, spec).concat()
-}
-
-fn borders(lengths: &[usize]) -> Vec<u32> {
-    std::iter::once(0)
-        .chain(lengths.iter().scan(0, |sum, &l| {
-            *sum += l as u32;
-            Some(*sum)
-        }))
-        .collect()
 }
 
 /// q, k and v of sequences of these lengths.
@@ -144,50 +135,34 @@ fn dropping<'a>([heads, head_dim]: [usize; 2], causal: bool, cu_seqlens: &'a [u3
     plain(cu_seqlens, heads, head_dim, 0.2, causal, Some(AttentionDropout { key: KEY, row_ids }))
 }
 
-#[test]
-fn with_bf16_a_sequence_has_the_same_bits_alone_and_in_a_crowd() {
-    let (lengths, shape) = ([5, 131, 64, 257], [2, 36]);
-    let (width, cu) = (72, borders(&lengths));
+/// Checks that each sequence has the bits that it has alone, and all of them on any number of threads.
+fn check_bits(lengths: &[usize], shape: [usize; 2], causal: bool, precision: Precision) {
+    let (width, cu) = (shape[0] * shape[1], borders(lengths));
     let tokens = lengths.iter().sum::<usize>();
-    let (x, dout, ids) = (qkv(&lengths, width, 1), random(tokens * width, 2), (0..tokens as u64).collect::<Vec<_>>());
-    let spec = AttentionSpec { precision: Precision::Bf16, ..dropping(shape, true, &cu, &ids) };
+    let (x, dout, ids) = (qkv(lengths, width, 1), random(tokens * width, 2), (0..tokens as u64).collect::<Vec<_>>());
+    let spec = AttentionSpec { precision, ..dropping(shape, causal, &cu, &ids) };
     let (all, all_gradients) = (on_any_threads(|| run(&x, &spec).0), on_any_threads(|| gradients(&x, &dout, &spec)));
     for (i, &len) in lengths.iter().enumerate() {
         let rows = cu[i] as usize..cu[i + 1] as usize;
         let part = |x: &[f32], which: usize| x[(which * tokens + rows.start) * width..(which * tokens + rows.end) * width].to_vec();
-        let of_all = |x: &[f32]| (0..3).flat_map(|which| part(x, which)).collect::<Vec<f32>>();
+        let parts = |x: &[f32]| (0..3).flat_map(|which| part(x, which)).collect::<Vec<f32>>();
         let own_cu = borders(&[len]);
-        let own = AttentionSpec { cu_seqlens: &own_cu, ..dropping(shape, true, &own_cu, &ids[rows.clone()]) };
-        let own = AttentionSpec { precision: Precision::Bf16, ..own };
-        assert_eq!(bits(&run(&of_all(&x), &own).0), bits(&part(&all, 0)), "length {len}");
-        assert_eq!(bits(&gradients(&of_all(&x), &part(&dout, 0), &own)), bits(&of_all(&all_gradients)), "gradients, length {len}");
+        let own_spec = AttentionSpec { precision, ..dropping(shape, causal, &own_cu, &ids[rows.clone()]) };
+        let own = parts(&x);
+        assert_eq!(bits(&run(&own, &own_spec).0), bits(&part(&all, 0)), "length {len}, causal {causal}, {precision:?}");
+        let (got, expected) = (gradients(&own, &part(&dout, 0), &own_spec), parts(&all_gradients));
+        assert_eq!(bits(&got), bits(&expected), "gradients, length {len}, causal {causal}, {precision:?}");
     }
 }
 
 #[test]
 fn a_sequence_has_the_same_bits_alone_and_in_a_crowd_and_on_any_number_of_threads() {
-    let lengths = [5, 1, 130, 33, 64, 300, 2];
     for shape in [[2, 32], [1, 64], [3, 20]] {
-        let (width, cu) = (shape[0] * shape[1], borders(&lengths));
-        let tokens = lengths.iter().sum::<usize>();
-        let x = qkv(&lengths, width, 1);
-        let dout = random(tokens * width, 2);
-        let ids: Vec<u64> = (0..tokens as u64).collect();
         for causal in [false, true] {
-            let all = on_any_threads(|| run(&x, &dropping(shape, causal, &cu, &ids)).0);
-            let all_gradients = on_any_threads(|| gradients(&x, &dout, &dropping(shape, causal, &cu, &ids)));
-            for (i, &len) in lengths.iter().enumerate() {
-                let rows = cu[i] as usize..cu[i + 1] as usize;
-                let part = |x: &[f32], which: usize| x[(which * tokens + rows.start) * width..(which * tokens + rows.end) * width].to_vec();
-                let own: Vec<f32> = (0..3).flat_map(|which| part(&x, which)).collect();
-                let own_cu = borders(&[len]);
-                let own_spec = dropping(shape, causal, &own_cu, &ids[rows.clone()]);
-                assert_eq!(bits(&run(&own, &own_spec).0), bits(&part(&all, 0)), "length {len}, causal {causal}");
-                let expected: Vec<f32> = (0..3).flat_map(|which| part(&all_gradients, which)).collect();
-                assert_eq!(bits(&gradients(&own, &part(&dout, 0), &own_spec)), bits(&expected), "gradients, length {len}, causal {causal}");
-            }
+            check_bits(&[5, 1, 130, 33, 64, 300, 2], shape, causal, Precision::F32);
         }
     }
+    check_bits(&[5, 131, 64, 257], [2, 36], true, Precision::Bf16);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Attention with grouped heads, windows and soft caps: right against f64, gradients against finite differences.
 
-use crate::values::{assert_close, assert_gradient, bits, cases, on_any_threads, random};
+use crate::values::{assert_close, assert_gradient, bits, borders, cases, on_any_threads, random};
 use proptest::prelude::*;
 use tunesmith_ops::attention::{AttentionDropout, AttentionSpec, attention, attention_backward};
 use tunesmith_ops::dropout::DropoutKey;
@@ -109,7 +109,7 @@ proptest! {
         cap in prop::option::of(0.5f32..4.0), drop: bool, seed in 0u64..1000,
     ) {
         let tokens = lengths.iter().sum::<usize>();
-        let cu: Vec<u32> = [0].into_iter().chain(lengths.iter().scan(0, |end, n| { *end += *n as u32; Some(*end) })).collect();
+        let cu = borders(&lengths);
         let ids: Vec<u64> = (0..tokens as u64).collect();
         let key = DropoutKey { seed, step: 4, site: 7, p: 0.25 };
         let spec = AttentionSpec { causal, window: window.filter(|_| causal), ..spec(&cu, kv_heads, group, dim, None, cap) };

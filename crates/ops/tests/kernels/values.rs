@@ -21,6 +21,16 @@ pub fn random(n: usize, seed: u64) -> Vec<f32> {
     (0..n).map(|_| next()).collect()
 }
 
+/// Where sequences of these lengths begin, and where the last ends.
+pub fn borders(lengths: &[usize]) -> Vec<u32> {
+    std::iter::once(0)
+        .chain(lengths.iter().scan(0, |sum, &l| {
+            *sum += l as u32;
+            Some(*sum)
+        }))
+        .collect()
+}
+
 /// The bits of each value.
 pub fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|v| v.to_bits()).collect()
