@@ -7,6 +7,7 @@
 #![warn(clippy::undocumented_unsafe_blocks)]
 
 pub mod activation;
+pub mod allocator;
 pub mod attention;
 pub mod cpu;
 pub mod cross_entropy;

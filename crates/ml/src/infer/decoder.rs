@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use tunesmith_ops::allocator::return_freed_pages;
 use tunesmith_ops::matmul::Precision;
 
 use super::constraint::{Constraint, Grammar, Grammars};
@@ -48,6 +49,7 @@ impl ServedDecoder {
         base.decoder.pack(Precision::F32, false)?;
         let tokenizer = LanguageTokenizer::read(base.weights(), path, base.decoder.config.vocab_size)?;
         let bytes = base.decoder.bytes();
+        return_freed_pages();
         Ok(Self { base, tokenizer, grammars: OnceLock::new(), bytes })
     }
 

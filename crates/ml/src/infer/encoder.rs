@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
+use tunesmith_ops::allocator::return_freed_pages;
 use tunesmith_ops::matmul::Precision;
 
 use super::classifier::ServedClassifier;
@@ -60,6 +61,7 @@ impl ServedBase {
         // One that cannot be followed is no reason not to classify.
         let recipe = Recipe::read(folder, config.hidden).map_err(|e| e.to_string());
         let bytes = model.encoder.bytes() + recipe.as_ref().map_or(0, Recipe::bytes);
+        return_freed_pages();
         Ok(Self { model, tokenizer, recipe, bytes })
     }
 

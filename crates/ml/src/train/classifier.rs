@@ -4,6 +4,7 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use tunesmith_data::Target;
+use tunesmith_ops::allocator::return_freed_pages;
 use tunesmith_ops::matmul::Precision;
 use tunesmith_ops::optim::AdamW;
 
@@ -73,6 +74,7 @@ impl Classifier {
             this.base.encoder.pack_frozen()?;
         }
         this.pack()?;
+        return_freed_pages();
         Ok(this)
     }
 

@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use candle_core::{D, Device, Tensor};
+use tunesmith_ops::allocator::return_freed_pages;
 use tunesmith_ops::cross_entropy::cross_entropy;
 use tunesmith_ops::elementwise::{softcap, softcap_backward};
 use tunesmith_ops::matmul::Precision;
@@ -134,6 +135,7 @@ impl LanguageModel {
             this.base.decoder.pack_frozen()?;
         }
         this.pack()?;
+        return_freed_pages();
         Ok(this)
     }
 
