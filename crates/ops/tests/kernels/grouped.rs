@@ -102,6 +102,7 @@ proptest! {
     }
 
     // Of operands that bf16 holds, scores are the same but for the order of their sums; probabilities and slopes are rounded on the way.
+    // Slopes cancel in gradients, so these are as far apart as what was summed: values below one, and products of two heads' dimensions.
     #[test]
     fn bf16_is_f32_but_for_its_rounding(
         lengths in prop::collection::vec(prop_oneof![1usize..40, 120usize..140, 250usize..260], 1..3), kv_heads in 1usize..3, group in 1usize..4,
@@ -122,7 +123,7 @@ proptest! {
         assert_close("out", &out, &expected.iter().map(|v| f64::from(*v)).collect::<Vec<_>>(), 6e-3);
         let (got, expected) = (gradients(&x, &dout, &halves), gradients(&x, &dout, &spec));
         let largest = expected.iter().fold(0.0f32, |largest, g| largest.max(g.abs()));
-        assert_close("gradients", &got, &expected.iter().map(|v| f64::from(*v)).collect::<Vec<_>>(), f64::from(largest) * 1e-2 + 1e-4);
+        assert_close("gradients", &got, &expected.iter().map(|v| f64::from(*v)).collect::<Vec<_>>(), f64::from(largest) * 1e-2 + 3e-3 + dim as f64 * 2e-4);
     }
 }
 
