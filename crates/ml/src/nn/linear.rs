@@ -6,13 +6,12 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use rayon::prelude::*;
 use tunesmith_ops::activation::Activation;
 use tunesmith_ops::elementwise::column_sums;
 use tunesmith_ops::matmul::{
-    Epilogue, Layout, Packed, Plain, Precision, Update, matmul, matmul_new, matmul_plain, matmul_plain_new, matmul_tn,
+    Each, Epilogue, Layout, Packed, Plain, Precision, Update, add_each, matmul, matmul_new, matmul_plain, matmul_plain_new, matmul_tn,
 };
-use tunesmith_ops::quant::{QuantKind, QuantPacked, quant_matmul};
+use tunesmith_ops::quant::{QuantKind, QuantPacked, quant_matmul_new};
 
 use super::activation::Act;
 use super::ctx::{Ctx, Kernels, LoraRange, Mode};
@@ -58,6 +57,11 @@ pub enum InputGrad {
     New,
     /// It is added to another, in whose memory nothing else may be interested.
     AddedTo(Tensor),
+}
+
+/// Whether rows of this pass may have adapters of their own.
+fn serves_several(ctx: &Ctx) -> bool {
+    matches!((ctx.kernels, ctx.mode, ctx.route), (Kernels::Native, Mode::Eval, [_, _, ..])) && !ctx.recording()
 }
 
 impl Linear {
@@ -215,25 +219,11 @@ impl Linear {
                 let u = whole.map(|layer| layer.down(&xs, 0..tokens, ctx)).transpose()?;
                 let update = whole.zip(u.as_deref()).map(|(layer, u)| layer.up(u)).transpose()?;
                 let ep = Epilogue { bias: bias.as_deref(), update, activation, ..Epilogue::default() };
-                let mut y = match &self.held {
-                    Held::Quantised(weight) => {
-                        let mut y = vec![0f32; tokens * self.out_features];
-                        quant_matmul(&xs, tokens, weight, &mut y, ep);
-                        y
-                    }
-                    Held::Packed(weight) => matmul_new(&xs, tokens, weight, ep),
-                    Held::Frozen(packs) => matmul_new(&xs, tokens, &packs[0], ep),
-                    Held::Plain(precision) => {
-                        let w = F32View::new(&self.weight.value)?;
-                        let w = Plain::new(&w, self.out_features, self.in_features, Layout::RowMajor, *precision);
-                        matmul_plain_new(&xs, tokens, &w, ep)
-                    }
-                    Held::Unprepared => return Err(self.unprepared()),
-                };
-                match (whole.zip(u), ctx.mode, ctx.route) {
-                    (Some((layer, u)), ..) => layer.save(u, ctx)?,
-                    (None, Mode::Eval, [_, _, ..]) if !ctx.recording() => self.add_updates(&xs, &mut y, ctx.route)?,
-                    (None, ..) => {
+                let mut y = self.base(&xs, tokens, ep)?;
+                match whole.zip(u) {
+                    Some((layer, u)) => layer.save(u, ctx)?,
+                    None if serves_several(ctx) => add_each(&mut self.updates(&xs, &mut y, ctx.route)?),
+                    None => {
                         for range in ctx.route {
                             if let Some(layer) = range.adapter.layer(self.id) {
                                 layer.forward_native(&xs, &mut y, range.rows.clone(), ctx)?;
@@ -267,17 +257,58 @@ impl Linear {
         }
     }
 
-    /// Adds the updates of several adapters, which share out the threads.
-    fn add_updates(&self, xs: &[f32], y: &mut [f32], route: &[LoraRange]) -> Result<()> {
+    /// The product with the layer's own weight.
+    fn base(&self, xs: &[f32], tokens: usize, ep: Epilogue) -> Result<Vec<f32>> {
+        Ok(match &self.held {
+            Held::Quantised(weight) => quant_matmul_new(xs, tokens, weight, ep),
+            Held::Packed(weight) => matmul_new(xs, tokens, weight, ep),
+            Held::Frozen(packs) => matmul_new(xs, tokens, &packs[0], ep),
+            Held::Plain(precision) => {
+                let w = F32View::new(&self.weight.value)?;
+                let w = Plain::new(&w, self.out_features, self.in_features, Layout::RowMajor, *precision);
+                matmul_plain_new(xs, tokens, &w, ep)
+            }
+            Held::Unprepared => return Err(self.unprepared()),
+        })
+    }
+
+    /// What the adapters of a pass add to this layer's y.
+    fn updates<'a>(&self, xs: &'a [f32], y: &'a mut [f32], route: &'a [LoraRange]) -> Result<Vec<Each<'a>>> {
         let (mut rest, mut from, mut work) = (y, 0, Vec::with_capacity(route.len()));
         // Of a pass over some rows only, as the output layer's, the ranges tell nothing; but no adapter has such a layer.
         for (range, layer) in route.iter().filter_map(|range| Some((range, range.adapter.layer(self.id)?))) {
             let (_, here) = rest.split_at_mut((range.rows.start - from) * self.out_features);
             let (here, next) = here.split_at_mut(range.rows.len() * self.out_features);
             (rest, from) = (next, range.rows.end);
-            work.push((layer, &xs[range.rows.start * self.in_features..range.rows.end * self.in_features], here));
+            work.push(layer.of_rows(&xs[range.rows.start * self.in_features..range.rows.end * self.in_features], here)?);
         }
-        work.into_par_iter().try_for_each(|(layer, x, y)| layer.add(x, y))
+        Ok(work)
+    }
+
+    /// As [`Self::forward_unsaved`] of layers that read the same x: what several adapters add to all of them is one task for the threads.
+    pub fn forward_unsaved_each<const N: usize>(layers: [&Self; N], x: &Tensor, ctx: &mut Ctx) -> Result<[Tensor; N]> {
+        let mut ys = Vec::with_capacity(N);
+        if serves_several(ctx) {
+            let (xs, tokens) = (F32View::new(x)?, x.dim(0)?);
+            let mut values = Vec::with_capacity(N);
+            for layer in layers {
+                let bias = layer.bias.as_ref().map(|b| F32View::new(&b.value)).transpose()?;
+                values.push(layer.base(&xs, tokens, Epilogue { bias: bias.as_deref(), ..Epilogue::default() })?);
+            }
+            let mut work = Vec::new();
+            for (layer, y) in layers.iter().zip(&mut values) {
+                work.append(&mut layer.updates(&xs, y, ctx.route)?);
+            }
+            add_each(&mut work);
+            for (layer, y) in layers.iter().zip(values) {
+                ys.push(Tensor::from_vec(y, (tokens, layer.out_features), x.device())?);
+            }
+        } else {
+            for layer in layers {
+                ys.push(layer.forward_unsaved(x, ctx)?);
+            }
+        }
+        ys.try_into().map_err(|_| MlError::Format("a layer gave no result".to_owned()))
     }
 
     /// dy `[tokens, out]` → dx `[tokens, in]`, or nothing where `need_dx` is false.

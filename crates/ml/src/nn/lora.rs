@@ -7,7 +7,7 @@ use std::ops::Range;
 use candle_core::Tensor;
 use tunesmith_ops::dropout::{DropoutKey, dropout};
 use tunesmith_ops::elementwise::add_assign;
-use tunesmith_ops::matmul::{Epilogue, Layout, Packed, Precision, Update, matmul, matmul_new, matmul_tn};
+use tunesmith_ops::matmul::{Each, Epilogue, Layout, Packed, Precision, Update, matmul, matmul_new, matmul_tn};
 
 use super::ctx::{Ctx, Kernels, Mode};
 use super::dropout::Dropout;
@@ -175,20 +175,15 @@ impl LoraLayer {
         let packs = self.packs()?;
         let out = packs.b.n();
         let u = self.down(xs, rows.clone(), ctx)?;
-        self.add_up(&u, &mut y[rows.start * out..rows.end * out])?;
+        let y = &mut y[rows.start * out..rows.end * out];
+        matmul(&u, rows.len(), &packs.b, y, Epilogue { scale: self.scale, accumulate: true, ..Epilogue::default() });
         self.save(u, ctx)
     }
 
-    /// Adds the update of x `[rows, in]`, without dropout, to y `[rows, out]`.
-    pub(super) fn add(&self, x: &[f32], y: &mut [f32]) -> Result<()> {
+    /// The update of x `[rows, in]`, without dropout, that is to be added to y `[rows, out]`.
+    pub(super) fn of_rows<'a>(&'a self, x: &'a [f32], y: &'a mut [f32]) -> Result<Each<'a>> {
         let packs = self.packs()?;
-        self.add_up(&matmul_new(x, x.len() / packs.a.k(), &packs.a, Epilogue::default()), y)
-    }
-
-    fn add_up(&self, u: &[f32], y: &mut [f32]) -> Result<()> {
-        let packs = self.packs()?;
-        matmul(u, u.len() / packs.b.k(), &packs.b, y, Epilogue { scale: self.scale, accumulate: true, ..Epilogue::default() });
-        Ok(())
+        Ok(Each { x, a: &packs.a, b: &packs.b, scale: self.scale, y })
     }
 
     /// Returns `y` with the update added at `rows`; saves `A·x`.

@@ -6,6 +6,7 @@
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;
 mod buffer;
+mod each;
 mod pack;
 mod product;
 mod slab;
@@ -13,6 +14,7 @@ mod tile;
 mod tn;
 mod tn_narrow;
 
+pub use each::{Each, add_each};
 pub use pack::{Packed, Plain};
 
 use buffer::with_shared_scratch;

@@ -28,15 +28,16 @@ struct Product<'a> {
     ep: Epilogue<'a>,
 }
 
-/// Splits a product into tasks and runs them. Lengths were checked by the caller.
-pub(super) fn multiply(x: &[f32], rows: usize, w: &QuantPacked, y: &mut [f32], ep: Epilogue) {
+/// Splits a product into tasks and runs them. Lengths were checked by the caller. All of `y` is written, and read only if the product is
+/// added to it.
+pub(super) fn multiply(x: &[f32], rows: usize, w: &QuantPacked, y: Shared, ep: Epilogue) {
     if rows == 0 || w.n() == 0 {
         return;
     }
     let work = rows * w.n() * w.k().max(1);
     let threads = if work < SMALL { 1 } else { rayon::current_num_threads() };
     let inputs = rounded(x, rows, w, threads);
-    let product = Product { w, inputs: &inputs, y: Shared::new(y), ep };
+    let product = Product { w, inputs: &inputs, y, ep };
     let (panels, blocks) = (w.n().div_ceil(WIDTH), rows.div_ceil(BLOCK_ROWS));
     let chunks = if threads == 1 { 1 } else { (4 * threads).div_ceil(blocks).min(panels).min(work / SMALL + 1) };
     let run = |task: usize| {

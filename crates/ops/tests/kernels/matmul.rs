@@ -5,7 +5,7 @@ use half::bf16;
 use proptest::prelude::*;
 use tunesmith_ops::activation::Activation;
 use tunesmith_ops::matmul::{
-    Epilogue, Layout, Packed, Plain, Precision, Update, matmul, matmul_new, matmul_plain, matmul_plain_new, matmul_tn,
+    Each, Epilogue, Layout, Packed, Plain, Precision, Update, add_each, matmul, matmul_new, matmul_plain, matmul_plain_new, matmul_tn,
 };
 
 fn rounded(x: &[f32], precision: Precision) -> Vec<f64> {
@@ -70,6 +70,35 @@ proptest! {
             matmul_plain(&x, rows, &Plain::new(&w, n, k, layout, precision), &mut plain, ep);
             prop_assert!(bits(&plain) == bits(&y), "packing on the way shows in the bits");
         }
+    }
+
+    #[test]
+    fn updates_of_rows_with_weights_of_their_own_have_the_bits_of_two_products(
+        shapes in prop::collection::vec((prop_oneof![9 => Just(1usize), 1 => 0usize..4], prop_oneof![8 => Just(8usize), 2 => 1usize..40]), 0..12),
+        k in prop_oneof![Just(576usize), 1usize..70], n in 1usize..90, seed in 0u64..1000,
+    ) {
+        let mut at = seed;
+        let mut next = |len: usize| {
+            at += 1;
+            random(len, at)
+        };
+        let pack = |w: &[f32], n, k| Packed::new(w, n, k, Layout::RowMajor, Precision::F32);
+        let parts: Vec<_> = shapes
+            .iter()
+            .map(|&(rows, r)| (next(rows * k), pack(&next(r * k), r, k), pack(&next(n * r), n, r), next(rows * n)))
+            .collect();
+        let expected: Vec<Vec<u32>> = parts.iter().zip(&shapes).map(|((x, a, b, y), (rows, _))| {
+            let (u, mut y) = (matmul_new(x, *rows, a, Epilogue::default()), y.clone());
+            matmul(&u, *rows, b, &mut y, Epilogue { scale: 0.7, accumulate: true, ..Epilogue::default() });
+            bits(&y)
+        }).collect();
+        let got = on_any_threads(|| {
+            let mut ys: Vec<_> = parts.iter().map(|(_, _, _, y)| y.clone()).collect();
+            let mut work: Vec<_> = parts.iter().zip(&mut ys).map(|((x, a, b, _), y)| Each { x, a, b, scale: 0.7, y }).collect();
+            add_each(&mut work);
+            ys.concat()
+        });
+        prop_assert_eq!(bits(&got), expected.concat());
     }
 
     #[test]

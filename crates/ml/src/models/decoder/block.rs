@@ -120,8 +120,7 @@ impl Block {
                 down.forward_unsaved(&activated, ctx)?
             }
             FeedForward::Gated { gate, up, act, down } => {
-                let gate = gate.forward_unsaved(&h, ctx)?;
-                let up = up.forward_unsaved(&h, ctx)?;
+                let [gate, up] = Linear::forward_unsaved_each([gate, up], &h, ctx)?;
                 let product = act.forward(&gate, &up, ctx)?;
                 down.forward_unsaved(&product, ctx)?
             }
@@ -138,7 +137,7 @@ impl Block {
         let (mut q, mut k, v) = match &self.qkv {
             Qkv::Split(layers) => {
                 let [q, k, v] = &**layers;
-                (q.forward_unsaved(h, ctx)?, k.forward_unsaved(h, ctx)?, v.forward_unsaved(h, ctx)?)
+                Linear::forward_unsaved_each([q, k, v], h, ctx)?.into()
             }
             Qkv::Fused(all) => {
                 let all = all.forward_unsaved(h, ctx)?;
