@@ -214,11 +214,10 @@ impl Linear {
         match ctx.kernels {
             Kernels::Native => {
                 let xs = F32View::new(x)?;
-                let bias = self.bias.as_ref().map(|b| F32View::new(&b.value)).transpose()?;
                 let whole = self.whole_update(ctx, tokens);
                 let u = whole.map(|layer| layer.down(&xs, 0..tokens, ctx)).transpose()?;
                 let update = whole.zip(u.as_deref()).map(|(layer, u)| layer.up(u)).transpose()?;
-                let ep = Epilogue { bias: bias.as_deref(), update, activation, ..Epilogue::default() };
+                let ep = Epilogue { update, activation, ..Epilogue::default() };
                 let mut y = self.base(&xs, tokens, ep)?;
                 match whole.zip(u) {
                     Some((layer, u)) => layer.save(u, ctx)?,
@@ -257,8 +256,10 @@ impl Linear {
         }
     }
 
-    /// The product with the layer's own weight.
+    /// The product with the layer's own weight, and its bias.
     fn base(&self, xs: &[f32], tokens: usize, ep: Epilogue) -> Result<Vec<f32>> {
+        let bias = self.bias.as_ref().map(|b| F32View::new(&b.value)).transpose()?;
+        let ep = Epilogue { bias: bias.as_deref(), ..ep };
         Ok(match &self.held {
             Held::Quantised(weight) => quant_matmul_new(xs, tokens, weight, ep),
             Held::Packed(weight) => matmul_new(xs, tokens, weight, ep),
@@ -292,8 +293,7 @@ impl Linear {
             let (xs, tokens) = (F32View::new(x)?, x.dim(0)?);
             let mut values = Vec::with_capacity(N);
             for layer in layers {
-                let bias = layer.bias.as_ref().map(|b| F32View::new(&b.value)).transpose()?;
-                values.push(layer.base(&xs, tokens, Epilogue { bias: bias.as_deref(), ..Epilogue::default() })?);
+                values.push(layer.base(&xs, tokens, Epilogue::default())?);
             }
             let mut work = Vec::new();
             for (layer, y) in layers.iter().zip(&mut values) {

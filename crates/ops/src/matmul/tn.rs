@@ -37,7 +37,7 @@ pub(super) struct Transposed<'a> {
 }
 
 /// How a slice of the operands is packed: columns of c as panels of b, blocks of its rows as tiles of a.
-struct Layout {
+struct Packing {
     cols: Range<usize>,
     panels: usize,
     /// Elements of a panel's packed slice.
@@ -63,14 +63,14 @@ pub(super) fn multiply<S: Tiles, const MODE: Mode>(s: S, job: &Transposed, c: &m
     let c = Shared::new(c);
     for column in (0..job.k).step_by(COLUMNS) {
         let cols = column..job.k.min(column + COLUMNS);
-        let layout = Layout {
+        let packing = Packing {
             panels: panel_count(cols.len(), S::LANES),
             right_group: steps * PANEL_VECTORS * S::LANES + APART,
             left_group: steps.next_multiple_of(S::STEPS) * S::MR + APART,
             left_row: (S::STEPS > 1).then(|| steps.next_multiple_of(S::STEPS)),
             cols,
         };
-        job.run_columns::<S, MODE>(s, &layout, c);
+        job.run_columns::<S, MODE>(s, &packing, c);
     }
 }
 
@@ -79,7 +79,7 @@ fn precision<const MODE: Mode>() -> Precision {
 }
 
 impl Transposed<'_> {
-    fn run_columns<S: Tiles, const MODE: Mode>(&self, s: S, layout: &Layout, c: Shared) {
+    fn run_columns<S: Tiles, const MODE: Mode>(&self, s: S, packing: &Packing, c: Shared) {
         let threads = if self.t * self.n * self.k >= SMALL { rayon::current_num_threads() } else { 1 };
         let each = |tasks: usize, run: &(dyn Fn(usize) + Sync)| {
             if threads > 1 && tasks > 1 {
@@ -91,40 +91,40 @@ impl Transposed<'_> {
         let tiles = self.n.div_ceil(S::MR);
         // As many blocks for each thread; few ones are shared out by chunks of their panels, each of which packs the block again.
         let blocks = tiles.div_ceil(BLOCK_TILES).next_multiple_of(threads).min(tiles);
-        let chunks = (2 * threads).div_ceil(blocks).min(layout.panels);
-        with_shared_scratch(layout.panels * layout.right_group, |right| {
+        let chunks = (2 * threads).div_ceil(blocks).min(packing.panels);
+        with_shared_scratch(packing.panels * packing.right_group, |right| {
             for from in (0..self.t).step_by(SLICE) {
                 let slice = from..self.t.min(from + SLICE);
                 let packed = Shared::new(right);
-                each(layout.panels.div_ceil(PACKED_COLUMNS / (PANEL_VECTORS * S::LANES)), &|task| {
-                    self.pack_panels::<S>(layout, &slice, task, precision::<MODE>(), packed);
+                each(packing.panels.div_ceil(PACKED_COLUMNS / (PANEL_VECTORS * S::LANES)), &|task| {
+                    self.pack_panels::<S>(packing, &slice, task, precision::<MODE>(), packed);
                 });
                 each(blocks * chunks, &|task| {
                     let (block, chunk) = (task / chunks, task % chunks);
                     let rows = tiles * block / blocks * S::MR..self.n.min(tiles * (block + 1) / blocks * S::MR);
-                    let panels = layout.panels * chunk / chunks..layout.panels * (chunk + 1) / chunks;
-                    self.run_block::<S, MODE>(s, layout, &slice, rows, (panels, right), c);
+                    let panels = packing.panels * chunk / chunks..packing.panels * (chunk + 1) / chunks;
+                    self.run_block::<S, MODE>(s, packing, &slice, rows, (panels, right), c);
                 });
             }
         });
     }
 
     /// Packs a slice of the panels of a task.
-    fn pack_panels<S: Tiles>(&self, layout: &Layout, slice: &Range<usize>, task: usize, precision: Precision, packed: Shared) {
+    fn pack_panels<S: Tiles>(&self, packing: &Packing, slice: &Range<usize>, task: usize, precision: Precision, packed: Shared) {
         let width = PANEL_VECTORS * S::LANES;
         let at_once = PACKED_COLUMNS / width;
-        let panels = task * at_once..layout.panels.min((task + 1) * at_once);
-        let cols = panels.start * width..layout.cols.len().min(panels.end * width);
+        let panels = task * at_once..packing.panels.min((task + 1) * at_once);
+        let cols = panels.start * width..packing.cols.len().min(panels.end * width);
         let slab = Slab {
-            data: &self.b[slice.start * self.k + layout.cols.start + cols.start..],
+            data: &self.b[slice.start * self.k + packing.cols.start + cols.start..],
             stride: self.k,
             cols: cols.len(),
             rows: slice.len(),
             group: width,
             last_width: (cols.len() - (panels.len() - 1) * width).next_multiple_of(S::LANES),
-            group_len: layout.right_group,
+            group_len: packing.right_group,
         };
-        let (first, len) = (panels.start * layout.right_group, panels.len() * layout.right_group);
+        let (first, len) = (panels.start * packing.right_group, panels.len() * packing.right_group);
         // SAFETY: the scratch has so many elements for each panel, and no other task has these panels.
         let out = unsafe { std::slice::from_raw_parts_mut(packed.ptr().add(first), len) };
         pack_slab(slab, precision, out);
@@ -134,7 +134,7 @@ impl Transposed<'_> {
     fn run_block<S: Tiles, const MODE: Mode>(
         &self,
         s: S,
-        layout: &Layout,
+        packing: &Packing,
         slice: &Range<usize>,
         rows: Range<usize>,
         (panels, right): (Range<usize>, &[f32]),
@@ -142,7 +142,7 @@ impl Transposed<'_> {
     ) {
         let steps = precision::<MODE>().steps(slice.len());
         let tiles = rows.len().div_ceil(S::MR);
-        with_scratch(tiles * layout.left_group, |left| {
+        with_scratch(tiles * packing.left_group, |left| {
             let slab = Slab {
                 data: &self.a[slice.start * self.n + rows.start..],
                 stride: self.n,
@@ -150,23 +150,23 @@ impl Transposed<'_> {
                 rows: slice.len(),
                 group: S::MR,
                 last_width: S::MR,
-                group_len: layout.left_group,
+                group_len: packing.left_group,
             };
-            match layout.left_row {
+            match packing.left_row {
                 Some(row_len) => pack_slab_turned(slab, row_len, left),
                 None => pack_slab(slab, precision::<MODE>(), left),
             }
-            for (index, right) in panels.clone().zip(right.chunks_exact(layout.right_group).skip(panels.start)) {
-                let p = panel(index, layout.cols.len(), 0, S::LANES);
-                for (row, left) in rows.clone().step_by(S::MR).zip(left.chunks_exact(layout.left_group)) {
+            for (index, right) in panels.clone().zip(right.chunks_exact(packing.right_group).skip(panels.start)) {
+                let p = panel(index, packing.cols.len(), 0, S::LANES);
+                for (row, left) in rows.clone().step_by(S::MR).zip(left.chunks_exact(packing.left_group)) {
                     let job = Tile {
                         k: steps,
                         a: left.as_ptr(),
-                        a_row: layout.left_row.unwrap_or(1),
-                        a_step: if layout.left_row.is_some() { 1 } else { S::MR },
+                        a_row: packing.left_row.unwrap_or(1),
+                        a_step: if packing.left_row.is_some() { 1 } else { S::MR },
                         b: right.as_ptr(),
                         b_step: p.vectors * S::LANES,
-                        c: c.ptr().wrapping_add(row * self.k + layout.cols.start + p.first),
+                        c: c.ptr().wrapping_add(row * self.k + packing.cols.start + p.first),
                         c_row: self.k,
                         cols: p.cols,
                         start: Start::Zero,

@@ -102,7 +102,7 @@ proptest! {
     }
 
     // Of operands that bf16 holds, scores are the same but for the order of their sums; probabilities and slopes are rounded on the way.
-    // Slopes cancel in gradients, so these are as far apart as what was summed: values below one, and products of two heads' dimensions.
+    // Slopes cancel in gradients, so these are as far apart as what was summed: values below one, and products of `dim` of them.
     #[test]
     fn bf16_is_f32_but_for_its_rounding(
         lengths in prop::collection::vec(prop_oneof![1usize..40, 120usize..140, 250usize..260], 1..3), kv_heads in 1usize..3, group in 1usize..4,
