@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 use tunesmith_ops::matmul::{Epilogue, Layout, Packed, Precision, matmul, matmul_tn};
-use tunesmith_ops::{cpu, threads};
+use tunesmith_ops::{burst, cpu, threads};
 
 /// Seconds of the fastest run and of the median one.
 fn times(mut run: impl FnMut()) -> (f64, f64) {
@@ -20,17 +20,11 @@ fn times(mut run: impl FnMut()) -> (f64, f64) {
     (times[0], times[times.len() / 2])
 }
 
-/// GF/s of one thread's multiply-adds that read and write no memory.
-fn peak_of_one_thread(precision: Precision) -> f64 {
+/// GF/s of multiply-adds that read and write no memory, on all threads at once: they may share a core's units.
+fn peak(pool: &rayon::ThreadPool, precision: Precision) -> f64 {
     const ROUNDS: usize = 200_000;
-    let burst = || match precision {
-        Precision::F32 => cpu::fma_burst(std::hint::black_box(ROUNDS)),
-        Precision::Bf16 => cpu::bf16_burst(std::hint::black_box(ROUNDS)),
-    };
-    let flops = cpu::fma_burst_flops(ROUNDS) * if precision == Precision::Bf16 { 2.0 } else { 1.0 };
-    let (best, _) = times(|| {
-        std::hint::black_box(burst());
-    });
+    let mut flops = 0.0;
+    let (best, _) = times(|| flops = pool.broadcast(|_| burst::burst(precision, std::hint::black_box(ROUNDS))).iter().sum());
     flops / best / 1e9
 }
 
@@ -44,7 +38,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         if precision == Precision::Bf16 && !cpu::has_bf16() {
             continue;
         }
-        let peak = pool.install(|| peak_of_one_thread(precision)) * count as f64;
+        let peak = peak(&pool, precision);
         let dtype = if precision == Precision::F32 { "f32" } else { "bf16" };
         for (rows, k, n) in [
             (2048, 2048, 2048),

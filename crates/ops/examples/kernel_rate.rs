@@ -40,11 +40,11 @@ fn all() {
         report(&format!("{kind:?}"), n * 32, || activation::forward(kind, &wide, &mut wide_y));
     }
     report("Gelu backward", n * 48, || activation::backward(Activation::Gelu, &wide, &wide, &mut wide_y));
-    let (mut mean, mut rstd) = (vec![0.0; TOKENS], vec![0.0; TOKENS]);
-    report("layer_norm", n * 8, || norm::layer_norm(&x, &gamma, &gamma, 1e-5, HIDDEN, &mut y, &mut mean, &mut rstd));
+    report("layer_norm", n * 8, || drop(norm::layer_norm(&x, &gamma, &gamma, 1e-5, HIDDEN)));
+    let [_, stats] = norm::layer_norm(&x, &gamma, &gamma, 1e-5, HIDDEN);
     let (mut dgamma, mut dbeta) = (vec![0.0; HIDDEN], vec![0.0; HIDDEN]);
     report("layer_norm backward", n * 12, || {
-        norm::layer_norm_backward(&x, &x, &gamma, &mean, &rstd, HIDDEN, &mut y, Some(&mut dgamma), Some(&mut dbeta));
+        drop(norm::layer_norm_backward(&x, &x, &gamma, &stats, HIDDEN, Some(&mut dgamma), Some(&mut dbeta)));
     });
     report("dropout", n * 8, || dropout(&mut y, HIDDEN, &ids, key));
     report("add", n * 12, || elementwise::add(&x, &x, &mut y));

@@ -9,6 +9,7 @@
 pub mod activation;
 pub mod allocator;
 pub mod attention;
+pub mod burst;
 pub mod cpu;
 pub mod cross_entropy;
 pub mod dropout;

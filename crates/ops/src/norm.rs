@@ -3,53 +3,59 @@
 //! A row is summed in vectors over its columns, so its bits depend on the row alone; the gradients of gamma and beta are
 //! summed over blocks of rows at fixed borders and then over the blocks in order, so the number of threads does not show.
 
+use crate::matmul::{Shared, written};
 use crate::simd::{Simd, dispatch};
 use rayon::prelude::*;
+use std::ops::Range;
 
 pub use crate::rms::{rms_norm, rms_norm_backward};
 
 /// Rows per task, and per partial sum of the parameters' gradients.
-const BLOCK: usize = 32;
+pub(crate) const BLOCK: usize = 32;
 
-/// `y = (x − mean) · rstd · gamma + beta` per row. x and y `[rows, dim]`; mean and rstd `[rows]` are kept for the backward
-/// pass. The variance is the biased one, as in PyTorch.
-#[allow(clippy::too_many_arguments)]
-pub fn layer_norm(x: &[f32], gamma: &[f32], beta: &[f32], eps: f32, dim: usize, y: &mut [f32], mean: &mut [f32], rstd: &mut [f32]) {
-    check("layer_norm", x.len(), dim, gamma.len(), mean.len(), rstd.len());
+/// `y = (x − mean) · rstd · gamma + beta` per row of `dim` elements. x `[rows, dim]`; returns y of the same shape and `[rows, 2]` of mean
+/// and rstd, which are kept for the backward pass. The variance is the biased one, as in PyTorch.
+pub fn layer_norm(x: &[f32], gamma: &[f32], beta: &[f32], eps: f32, dim: usize) -> [Vec<f32>; 2] {
+    let rows = check("layer_norm", x.len(), dim, gamma.len());
     assert_eq!(beta.len(), dim, "layer_norm: beta");
-    assert_eq!(y.len(), x.len(), "layer_norm: y");
-    let rows = x.par_chunks(BLOCK * dim).zip(y.par_chunks_mut(BLOCK * dim));
-    let kept = mean.par_chunks_mut(BLOCK).zip(rstd.par_chunks_mut(BLOCK));
-    rows.zip(kept).for_each(|((x, y), (mean, rstd))| forward(x, gamma, beta, eps, dim, y, mean, rstd));
+    // SAFETY: each block writes all of its rows.
+    unsafe {
+        written([x.len(), 2 * rows], |[y, stats]| {
+            blocks(rows).for_each(|(_, rows)| {
+                let at = rows.start * dim..rows.end * dim;
+                forward(&x[at.clone()], gamma, beta, eps, dim, y.part(at), stats.part(2 * rows.start..2 * rows.end));
+            });
+        })
+    }
 }
 
-/// The gradients of [`layer_norm`]: dx is written, dgamma and dbeta are added to.
-#[allow(clippy::too_many_arguments)]
+/// The gradients of [`layer_norm`]: returns dx, and adds to dgamma and dbeta. `stats` `[rows, 2]`.
 pub fn layer_norm_backward(
     dy: &[f32],
     x: &[f32],
     gamma: &[f32],
-    mean: &[f32],
-    rstd: &[f32],
+    stats: &[f32],
     dim: usize,
-    dx: &mut [f32],
     dgamma: Option<&mut [f32]>,
     dbeta: Option<&mut [f32]>,
-) {
-    check("layer_norm_backward", x.len(), dim, gamma.len(), mean.len(), rstd.len());
+) -> Vec<f32> {
+    let rows = check("layer_norm_backward", x.len(), dim, gamma.len());
     assert_eq!(dy.len(), x.len(), "layer_norm_backward: dy");
-    assert_eq!(dx.len(), x.len(), "layer_norm_backward: dx");
-    let blocks = mean.len().div_ceil(BLOCK);
+    assert_eq!(stats.len(), 2 * rows, "layer_norm_backward: stats");
     // [blocks, gamma and beta, dim]
-    let mut partial = if dgamma.is_some() || dbeta.is_some() { vec![0.0; blocks * 2 * dim] } else { Vec::new() };
-    let rows = dx.par_chunks_mut(BLOCK * dim).zip(dy.par_chunks(BLOCK * dim)).zip(x.par_chunks(BLOCK * dim));
-    let kept = mean.par_chunks(BLOCK).zip(rstd.par_chunks(BLOCK));
-    if partial.is_empty() {
-        rows.zip(kept).for_each(|(((dx, dy), x), (mean, rstd))| backward(dy, x, gamma, mean, rstd, dim, dx, &mut []));
-    } else {
-        let work = rows.zip(kept).zip(partial.par_chunks_mut(2 * dim));
-        work.for_each(|((((dx, dy), x), (mean, rstd)), sums)| backward(dy, x, gamma, mean, rstd, dim, dx, sums));
-    }
+    let each = if dgamma.is_some() || dbeta.is_some() { 2 * dim } else { 0 };
+    let mut partial = vec![0.0; rows.div_ceil(BLOCK) * each];
+    let sums = Shared::new(&mut partial);
+    // SAFETY: each block writes all of its rows, and has sums of its own.
+    let [dx] = unsafe {
+        written([x.len()], |[dx]| {
+            blocks(rows).for_each(|(block, rows)| {
+                let (at, stats) = (rows.start * dim..rows.end * dim, &stats[2 * rows.start..2 * rows.end]);
+                let sums = sums.part(block * each..(block + 1) * each);
+                backward(&dy[at.clone()], &x[at.clone()], gamma, stats, dim, dx.part(at), sums);
+            });
+        })
+    };
     for (part, gradient) in [dgamma, dbeta].into_iter().enumerate() {
         let Some(gradient) = gradient else { continue };
         assert_eq!(gradient.len(), dim, "layer_norm_backward: dgamma or dbeta");
@@ -59,21 +65,27 @@ pub fn layer_norm_backward(
             }
         }
     }
+    dx
 }
 
-fn check(what: &str, x: usize, dim: usize, gamma: usize, mean: usize, rstd: usize) {
+/// Checks the lengths that all norms have; returns the number of rows.
+pub(crate) fn check(what: &str, x: usize, dim: usize, gamma: usize) -> usize {
     assert!(dim > 0 && x.is_multiple_of(dim), "{what}: {x} elements are not rows of {dim}");
     assert_eq!(gamma, dim, "{what}: gamma");
-    assert_eq!(mean, x / dim, "{what}: mean needs one element per row");
-    assert_eq!(rstd, x / dim, "{what}: rstd needs one element per row");
+    x / dim
+}
+
+/// Blocks of rows at fixed borders, for the thread pool.
+pub(crate) fn blocks(rows: usize) -> impl ParallelIterator<Item = (usize, Range<usize>)> {
+    (0..rows.div_ceil(BLOCK)).into_par_iter().map(move |block| (block, block * BLOCK..rows.min((block + 1) * BLOCK)))
 }
 
 dispatch! {
-    fn forward(x: &[f32], gamma: &[f32], beta: &[f32], eps: f32, dim: usize, y: &mut [f32], mean: &mut [f32], rstd: &mut [f32]) = forward_with;
+    fn forward(x: &[f32], gamma: &[f32], beta: &[f32], eps: f32, dim: usize, y: &mut [f32], stats: &mut [f32]) = forward_with;
 }
 
 dispatch! {
-    fn backward(dy: &[f32], x: &[f32], gamma: &[f32], mean: &[f32], rstd: &[f32], dim: usize, dx: &mut [f32], sums: &mut [f32]) = backward_with;
+    fn backward(dy: &[f32], x: &[f32], gamma: &[f32], stats: &[f32], dim: usize, dx: &mut [f32], sums: &mut [f32]) = backward_with;
 }
 
 /// The first `width` lanes of v, and 0 in the others.
@@ -84,19 +96,9 @@ fn first_lanes<S: Simd>(s: S, v: S::F, width: usize) -> S::F {
 
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-fn forward_with<S: Simd>(
-    s: S,
-    x: &[f32],
-    gamma: &[f32],
-    beta: &[f32],
-    eps: f32,
-    dim: usize,
-    y: &mut [f32],
-    mean: &mut [f32],
-    rstd: &mut [f32],
-) {
+fn forward_with<S: Simd>(s: S, x: &[f32], gamma: &[f32], beta: &[f32], eps: f32, dim: usize, y: &mut [f32], stats: &mut [f32]) {
     let lanes = S::LANES;
-    for (i, (x, y)) in x.chunks_exact(dim).zip(y.chunks_exact_mut(dim)).enumerate() {
+    for ((x, y), stats) in x.chunks_exact(dim).zip(y.chunks_exact_mut(dim)).zip(stats.as_chunks_mut().0) {
         let mut sum = s.splat(0.0);
         for part in x.chunks(lanes) {
             sum = s.add(sum, s.load_some(part));
@@ -115,27 +117,17 @@ fn forward_with<S: Simd>(
             let normal = s.mul(s.sub(s.load_some(x), centre), factor);
             s.store_some(s.fma(normal, s.load_some(gamma), s.load_some(beta)), y);
         }
-        mean[i] = m;
-        rstd[i] = r;
+        *stats = [m, r];
     }
 }
 
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-fn backward_with<S: Simd>(
-    s: S,
-    dy: &[f32],
-    x: &[f32],
-    gamma: &[f32],
-    mean: &[f32],
-    rstd: &[f32],
-    dim: usize,
-    dx: &mut [f32],
-    sums: &mut [f32],
-) {
+fn backward_with<S: Simd>(s: S, dy: &[f32], x: &[f32], gamma: &[f32], stats: &[f32], dim: usize, dx: &mut [f32], sums: &mut [f32]) {
     let lanes = S::LANES;
-    for (i, ((dx, dy), x)) in dx.chunks_exact_mut(dim).zip(dy.chunks_exact(dim)).zip(x.chunks_exact(dim)).enumerate() {
-        let (centre, factor) = (s.splat(mean[i]), s.splat(rstd[i]));
+    let rows = dx.chunks_exact_mut(dim).zip(dy.chunks_exact(dim)).zip(x.chunks_exact(dim));
+    for (((dx, dy), x), &[mean, rstd]) in rows.zip(stats.as_chunks().0) {
+        let (centre, factor) = (s.splat(mean), s.splat(rstd));
         let (mut sum_g, mut sum_gx) = (s.splat(0.0), s.splat(0.0));
         for ((dy, x), gamma) in dy.chunks(lanes).zip(x.chunks(lanes)).zip(gamma.chunks(lanes)) {
             // Lanes beyond the row are 0 in dy, so they add nothing.

@@ -2,23 +2,27 @@
 //!
 //! As in `norm.rs`, a row's bits depend on the row alone, and the gain's gradient is summed over blocks at fixed borders.
 
+use crate::matmul::{Shared, written};
+use crate::norm::{BLOCK, blocks, check};
 use crate::simd::{Simd, dispatch};
 use rayon::prelude::*;
 
-/// Rows per task, and per partial sum of the gain's gradient.
-const BLOCK: usize = 32;
-
-/// `y = x · rstd · (offset + gamma)` per row of `dim` elements, with `rstd = 1 / sqrt(mean(x²) + eps)`, which is kept for the
-/// backward pass. x and y `[rows, dim]`, rstd `[rows]`.
-pub fn rms_norm(x: &[f32], gamma: &[f32], offset: f32, eps: f32, dim: usize, y: &mut [f32], rstd: &mut [f32]) {
-    check("rms_norm", x.len(), dim, gamma.len(), rstd.len());
-    assert_eq!(y.len(), x.len(), "rms_norm: y");
-    let rows = x.par_chunks(BLOCK * dim).zip(y.par_chunks_mut(BLOCK * dim));
-    rows.zip(rstd.par_chunks_mut(BLOCK)).for_each(|((x, y), rstd)| forward(x, gamma, offset, eps, dim, y, rstd));
+/// `y = x · rstd · (offset + gamma)` per row of `dim` elements, with `rstd = 1 / sqrt(mean(x²) + eps)`. x `[rows, dim]`; returns y of the
+/// same shape and rstd `[rows]`, which is kept for the backward pass.
+pub fn rms_norm(x: &[f32], gamma: &[f32], offset: f32, eps: f32, dim: usize) -> [Vec<f32>; 2] {
+    let rows = check("rms_norm", x.len(), dim, gamma.len());
+    // SAFETY: each block writes all of its rows.
+    unsafe {
+        written([x.len(), rows], |[y, rstd]| {
+            blocks(rows).for_each(|(_, rows)| {
+                let at = rows.start * dim..rows.end * dim;
+                forward(&x[at.clone()], gamma, offset, eps, dim, y.part(at), rstd.part(rows));
+            });
+        })
+    }
 }
 
-/// The gradients of [`rms_norm`]: dx is written, dgamma is added to.
-#[allow(clippy::too_many_arguments)]
+/// The gradients of [`rms_norm`]: returns dx, and adds to dgamma.
 pub fn rms_norm_backward(
     dy: &[f32],
     x: &[f32],
@@ -26,32 +30,32 @@ pub fn rms_norm_backward(
     offset: f32,
     rstd: &[f32],
     dim: usize,
-    dx: &mut [f32],
     dgamma: Option<&mut [f32]>,
-) {
-    check("rms_norm_backward", x.len(), dim, gamma.len(), rstd.len());
+) -> Vec<f32> {
+    let rows = check("rms_norm_backward", x.len(), dim, gamma.len());
     assert_eq!(dy.len(), x.len(), "rms_norm_backward: dy");
-    assert_eq!(dx.len(), x.len(), "rms_norm_backward: dx");
-    let mut partial = vec![0.0; if dgamma.is_some() { rstd.len().div_ceil(BLOCK) * dim } else { 0 }];
-    let rows = dx.par_chunks_mut(BLOCK * dim).zip(dy.par_chunks(BLOCK * dim)).zip(x.par_chunks(BLOCK * dim));
-    let rows = rows.zip(rstd.par_chunks(BLOCK));
-    match dgamma {
-        None => rows.for_each(|(((dx, dy), x), rstd)| backward(dy, x, gamma, offset, rstd, dim, dx, &mut [])),
-        Some(dgamma) => {
-            assert_eq!(dgamma.len(), dim, "rms_norm_backward: dgamma");
-            let work = rows.zip(partial.par_chunks_mut(dim));
-            work.for_each(|((((dx, dy), x), rstd), sums)| backward(dy, x, gamma, offset, rstd, dim, dx, sums));
-            for sums in partial.chunks_exact(dim) {
-                dgamma.iter_mut().zip(sums).for_each(|(g, s)| *g += s);
-            }
+    assert_eq!(rstd.len(), rows, "rms_norm_backward: rstd");
+    // [blocks, dim]
+    let each = if dgamma.is_some() { dim } else { 0 };
+    let mut partial = vec![0.0; rows.div_ceil(BLOCK) * each];
+    let sums = Shared::new(&mut partial);
+    // SAFETY: each block writes all of its rows, and has sums of its own.
+    let [dx] = unsafe {
+        written([x.len()], |[dx]| {
+            blocks(rows).for_each(|(block, rows)| {
+                let at = rows.start * dim..rows.end * dim;
+                let sums = sums.part(block * each..(block + 1) * each);
+                backward(&dy[at.clone()], &x[at.clone()], gamma, offset, &rstd[rows], dim, dx.part(at), sums);
+            });
+        })
+    };
+    if let Some(dgamma) = dgamma {
+        assert_eq!(dgamma.len(), dim, "rms_norm_backward: dgamma");
+        for sums in partial.chunks_exact(dim) {
+            dgamma.iter_mut().zip(sums).for_each(|(g, s)| *g += s);
         }
     }
-}
-
-fn check(what: &str, elements: usize, dim: usize, gamma: usize, rstd: usize) {
-    assert!(dim > 0, "{what}: dim is 0");
-    assert_eq!(gamma, dim, "{what}: gamma");
-    assert_eq!(elements, rstd * dim, "{what}: {elements} elements, {rstd} rows of {dim} need {}", rstd * dim);
+    dx
 }
 
 dispatch! { fn forward(x: &[f32], gamma: &[f32], offset: f32, eps: f32, dim: usize, y: &mut [f32], rstd: &mut [f32]) = forward_with; }

@@ -4,7 +4,9 @@
 
 use candle_core::{D, Tensor};
 use tunesmith_ops::attention::{AttentionDropout, AttentionSpec, attention, attention_backward};
+use tunesmith_ops::cpu;
 use tunesmith_ops::dropout::DropoutKey;
+use tunesmith_ops::matmul::Precision;
 use tunesmith_ops::paged::{PagedSpec, paged_attention, write_pages};
 
 use super::ctx::{CachedPass, Ctx, Kernels};
@@ -54,7 +56,7 @@ impl Attention {
             window: self.window,
             softcap: self.softcap,
             dropout,
-            precision: ctx.precision,
+            precision: if cpu::bf16_attention() { ctx.precision } else { Precision::F32 },
         }
     }
 

@@ -235,7 +235,7 @@ impl<'a> Ctx<'a> {
     }
 
     /// Lets `f` add to a parameter's gradient in place (CPU).
-    pub fn add_grad(&self, slot: Slot, f: impl FnOnce(&mut [f32])) -> candle_core::Result<()> {
+    pub fn add_grad<R>(&self, slot: Slot, f: impl FnOnce(&mut [f32]) -> R) -> candle_core::Result<R> {
         let Some(grads) = self.grads else { bail!("a backward pass needs a gradient buffer") };
         with_f32_mut(grads, |all| f(&mut all[slot.range()]))
     }

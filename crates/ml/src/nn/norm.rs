@@ -34,20 +34,10 @@ impl LayerNorm {
             let (normed, _) = self.normed(x)?;
             return Ok(normed.broadcast_mul(&self.weight.value)?.broadcast_add(&self.bias.value)?);
         }
-        let (mut y, mut stats) = (vec![0f32; rows * dim], vec![0f32; 2 * rows]);
-        let (mean, rstd) = stats.split_at_mut(rows);
-        layer_norm(
-            &F32View::new(x)?,
-            &F32View::new(&self.weight.value)?,
-            &F32View::new(&self.bias.value)?,
-            self.eps as f32,
-            dim,
-            &mut y,
-            mean,
-            rstd,
-        );
+        let (gain, bias) = (F32View::new(&self.weight.value)?, F32View::new(&self.bias.value)?);
+        let [y, stats] = layer_norm(&F32View::new(x)?, &gain, &bias, self.eps as f32, dim);
         if ctx.recording() {
-            ctx.push_norm(&Tensor::from_vec(stats, (2, rows), x.device())?);
+            ctx.push_norm(&Tensor::from_vec(stats, (rows, 2), x.device())?);
         }
         Ok(Tensor::from_vec(y, (rows, dim), x.device())?)
     }
@@ -72,20 +62,19 @@ impl LayerNorm {
         let x = ctx.pop_norm()?;
         let (rows, dim) = x.dims2()?;
         let (dys, xs, gain, stats) = (F32View::new(dy)?, F32View::new(&x)?, F32View::new(&self.weight.value)?, F32View::new(&stats)?);
-        let (mean, rstd) = stats.split_at(rows);
-        let mut dx = vec![0f32; rows * dim];
-        if self.weight.slot.is_some() || self.bias.slot.is_some() {
+        let dx = if self.weight.slot.is_some() || self.bias.slot.is_some() {
             let mut grads = vec![0f32; 2 * dim];
             let (dgamma, dbeta) = grads.split_at_mut(dim);
-            layer_norm_backward(&dys, &xs, &gain, mean, rstd, dim, &mut dx, Some(&mut *dgamma), Some(&mut *dbeta));
+            let dx = layer_norm_backward(&dys, &xs, &gain, &stats, dim, Some(&mut *dgamma), Some(&mut *dbeta));
             for (param, grad) in [(&self.weight, dgamma), (&self.bias, dbeta)] {
                 if let Some(slot) = param.slot {
                     ctx.add_grad(slot, |g| tunesmith_ops::elementwise::add_assign(g, grad))?;
                 }
             }
+            dx
         } else {
-            layer_norm_backward(&dys, &xs, &gain, mean, rstd, dim, &mut dx, None, None);
-        }
+            layer_norm_backward(&dys, &xs, &gain, &stats, dim, None, None)
+        };
         Ok(Tensor::from_vec(dx, (rows, dim), dy.device())?)
     }
 

@@ -29,8 +29,7 @@ impl RmsNorm {
             return Ok(normed.broadcast_mul(&self.gain()?)?.reshape(x.shape())?);
         }
         let rows = x.elem_count() / dim;
-        let (mut y, mut rstd) = (vec![0f32; x.elem_count()], vec![0f32; rows]);
-        rms_norm(&F32View::new(x)?, &F32View::new(&self.weight.value)?, self.offset, self.eps as f32, dim, &mut y, &mut rstd);
+        let [y, rstd] = rms_norm(&F32View::new(x)?, &F32View::new(&self.weight.value)?, self.offset, self.eps as f32, dim);
         if ctx.recording() {
             ctx.push_norm(&Tensor::from_vec(rstd, rows, x.device())?);
         }
@@ -52,13 +51,11 @@ impl RmsNorm {
         let (rstd, x) = (ctx.pop_norm()?, ctx.pop_norm()?);
         let dim = self.weight.value.elem_count();
         let (dys, xs, gain, rstd) = (F32View::new(dy)?, F32View::new(&x)?, F32View::new(&self.weight.value)?, F32View::new(&rstd)?);
-        let mut dx = vec![0f32; x.elem_count()];
-        match self.weight.slot {
-            Some(slot) => {
-                ctx.add_grad(slot, |g| rms_norm_backward(&dys, &xs, &gain, self.offset, &rstd, dim, &mut dx, Some(g)))?;
-            }
-            None => rms_norm_backward(&dys, &xs, &gain, self.offset, &rstd, dim, &mut dx, None),
-        }
+        let backward = |gradient: Option<&mut [f32]>| rms_norm_backward(&dys, &xs, &gain, self.offset, &rstd, dim, gradient);
+        let dx = match self.weight.slot {
+            Some(slot) => ctx.add_grad(slot, |g| backward(Some(g)))?,
+            None => backward(None),
+        };
         Ok(Tensor::from_vec(dx, x.shape(), x.device())?)
     }
 

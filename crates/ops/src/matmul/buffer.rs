@@ -1,6 +1,7 @@
 //! Memory for packed panels: aligned to a cache line, and a scratch area that each thread keeps for its next call.
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 /// One cache line.
@@ -96,6 +97,15 @@ impl Shared {
     /// The first element.
     pub(crate) fn ptr(self) -> *mut f32 {
         self.0
+    }
+
+    /// The elements of a range, to write.
+    ///
+    /// # Safety
+    /// They must exist, and nobody else may have them for as long.
+    pub(crate) unsafe fn part<'a>(self, range: Range<usize>) -> &'a mut [f32] {
+        // SAFETY: passed on to the caller.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(range.start), range.len()) }
     }
 }
 

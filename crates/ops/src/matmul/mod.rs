@@ -72,6 +72,14 @@ fn matrix_unit() -> Option<amx::Amx> {
     cpu::has_amx().then(|| unsafe { amx::Amx::assume() })
 }
 
+/// Multiply-adds of bf16 in the registers of the matrix unit, where there is one: how many floating point operations they were.
+pub(crate) fn matrix_unit_burst(rounds: usize) -> Option<f64> {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    return matrix_unit().map(|unit| unit.burst(rounds));
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    return None;
+}
+
 /// The arithmetic of a product. Sums are always f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Precision {

@@ -269,22 +269,33 @@ fn pack_panel_with<S: Simd>(s: S, source: Source<'_>, cols: usize, k: usize, wid
     }
 }
 
+/// Rows and words a row of a tile of a matrix unit.
+pub(super) const UNIT: usize = 16;
+
 dispatch_bf16! {
-    /// Rounds rows of `k` elements to pairs of bf16, `row_len` pairs a row, of which those beyond k are 0. `row_len` must be a multiple of
-    /// the lanes.
+    /// Rounds rows of `k` elements to pairs of bf16 in the tiles of a matrix unit: for each 16 rows tile after tile along K, of 16 pairs
+    /// of each row. Pairs beyond k are 0, rows beyond the last keep what was there. `row_len` is k in pairs, in whole tiles.
     pub(super) fn pack_rows(x: &[f32], k: usize, row_len: usize, out: &mut [f32]) = pack_rows_with;
 }
 
 #[inline(always)]
 fn pack_rows_with<S: Simd>(s: S, x: &[f32], k: usize, row_len: usize, out: &mut [f32]) {
-    let lanes = S::LANES;
-    assert!(row_len.is_multiple_of(lanes) && 2 * row_len >= k);
+    assert_eq!(row_len, k.div_ceil(2 * UNIT) * UNIT);
     if k == 0 {
         return;
     }
-    for (row, out) in x.chunks_exact(k).zip(out.chunks_exact_mut(row_len)) {
-        round_row(s, row, out);
-        out[k.div_ceil(2 * lanes) * lanes..].fill(0.0);
+    for (rows, out) in x.chunks(UNIT * k).zip(out.chunks_mut(UNIT * row_len)) {
+        for (r, row) in rows.chunks_exact(k).enumerate() {
+            let (whole, rest) = row.as_chunks::<{ 2 * UNIT }>();
+            let mut tiles = out.chunks_exact_mut(UNIT * UNIT).map(|tile| &mut tile[r * UNIT..][..UNIT]);
+            for (part, out) in whole.iter().zip(&mut tiles) {
+                round_row(s, part, out);
+            }
+            if let Some(out) = tiles.next() {
+                round_row(s, rest, out);
+                out[rest.len().div_ceil(2 * S::LANES) * S::LANES..].fill(0.0);
+            }
+        }
     }
 }
 

@@ -12,10 +12,10 @@ use crate::activation::activate;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Steps of K that a tile walks at a time: a panel's slice (AVX-512: 256 × 32 × 4 bytes) fits the first-level cache.
-const K_SLICE: usize = 256;
 /// Tiles of rows in a block.
 const BLOCK_TILES: usize = 8;
+/// Elements of the panels that a matrix unit's tile of rows meets in turn: they stay in the second-level cache.
+const UNIT_PANELS: usize = 1 << 17;
 /// Up to this many rows are read where they lie instead of packed, and any number that only one panel uses.
 const DIRECT_ROWS: usize = 4;
 /// Multiply-adds below which a product is not worth a second thread.
@@ -55,6 +55,8 @@ pub(super) fn multiply<S: Tiles, const MODE: Mode>(s: S, x: &[f32], rows: usize,
     let tiles = rows.div_ceil(S::MR);
     // As many for each thread, where there is more than one for each.
     let blocks = tiles.div_ceil(BLOCK_TILES);
+    // A matrix unit multiplies a block in little more time than it takes to pack it, so blocks are packed once.
+    let blocks = if S::STEPS > 1 && threads > 1 { blocks.max(4 * threads).min(tiles) } else { blocks };
     let blocks = if blocks > threads { blocks.next_multiple_of(threads).min(tiles) } else { blocks };
     // Enough tasks to share evenly; a block of rows is packed again for each chunk of its panels, so not more than that.
     let chunks = (4 * threads).div_ceil(blocks).min(panels).min(work / SMALL + 1);
@@ -98,7 +100,7 @@ impl Product<'_> {
                 Left { start: x.as_ptr(), tile: S::MR * k, row: k, step: 1 }
             } else if S::STEPS > 1 {
                 pack_rows(x, k, row_len, packed);
-                Left { start: packed.as_ptr(), tile: S::MR * row_len, row: row_len, step: 1 }
+                Left { start: packed.as_ptr(), tile: S::MR * row_len, row: row_len, step: S::STEPS }
             } else {
                 let precision = if MODE == PAIRS { Precision::Bf16 } else { Precision::F32 };
                 for i in 0..tiles {
@@ -109,24 +111,54 @@ impl Product<'_> {
                 }
                 Left { start: packed.as_ptr(), tile: steps * S::MR, row: 1, step: S::MR }
             };
-            for index in panels.clone() {
-                let panel = panel(index, self.w.n, steps, S::LANES);
-                self.run_panel::<S, MODE>(s, &rows, panel, &left, spill);
+            // A panel meets all tiles while it is in the first-level cache. A matrix unit, which is faster than the second-level cache, goes
+            // along the rows of y instead, for the sake of the stores.
+            let in_rows = S::STEPS > 1 && steps <= S::SLICE;
+            let (tiles_at_once, panels_at_once) = match in_rows {
+                true => (1, (UNIT_PANELS / (steps.max(1) * PANEL_VECTORS * S::LANES)).max(1)),
+                false => (tiles, 1),
+            };
+            for first in panels.clone().step_by(panels_at_once) {
+                for tile in (0..tiles).step_by(tiles_at_once) {
+                    let here = first..panels.end.min(first + panels_at_once);
+                    for index in here.clone() {
+                        let panel = panel(index, self.w.n, steps, S::LANES);
+                        self.run_panel::<S, MODE>(s, &rows, tile..tile + tiles_at_once, panel, &left, spill);
+                    }
+                    if in_rows {
+                        self.activate(S::LANES, rows.start + tile * S::MR..rows.end.min(rows.start + (tile + 1) * S::MR), here);
+                    }
+                }
             }
-            if let Some(kind) = self.ep.activation {
-                let cols = [panels.start, panels.end].map(|p| (p * PANEL_VECTORS * S::LANES).min(self.w.n));
-                // SAFETY: this task, and no other, has just stored these columns of these rows.
-                unsafe { activate(kind, self.y, self.w.n, rows, cols[0]..cols[1]) };
+            if !in_rows {
+                self.activate(S::LANES, rows, panels);
             }
         });
     }
 
-    fn run_panel<S: Tiles, const MODE: Mode>(&self, s: S, rows: &Range<usize>, panel: Panel, left: &Left, spill: &mut [f32]) {
+    /// Ends what a task has just stored with the activation, if there is one.
+    fn activate(&self, lanes: usize, rows: Range<usize>, panels: Range<usize>) {
+        if let Some(kind) = self.ep.activation {
+            let cols = [panels.start, panels.end].map(|p| (p * PANEL_VECTORS * lanes).min(self.w.n));
+            // SAFETY: this task, and no other, has just stored these columns of these rows.
+            unsafe { activate(kind, self.y, self.w.n, rows, cols[0]..cols[1]) };
+        }
+    }
+
+    fn run_panel<S: Tiles, const MODE: Mode>(
+        &self,
+        s: S,
+        rows: &Range<usize>,
+        tiles: Range<usize>,
+        panel: Panel,
+        left: &Left,
+        spill: &mut [f32],
+    ) {
         let (n, steps) = (self.w.n, self.steps);
         let offset = panel.offset - self.w.panels.start * PANEL_VECTORS * S::LANES * steps;
         let width = panel.vectors * S::LANES;
-        let slices = steps.div_ceil(K_SLICE).max(1);
-        // Still as many slices: K_SLICE is a multiple too.
+        let slices = steps.div_ceil(S::SLICE).max(1);
+        // Still as many slices: SLICE is a multiple too.
         let slice = steps.div_ceil(slices).next_multiple_of(S::STEPS);
         let bias = self.ep.bias.map_or(std::ptr::null(), |b| b[panel.first..].as_ptr());
         for i in 0..slices {
@@ -137,7 +169,7 @@ impl Product<'_> {
                 HALVES => &self.w.data[offset / PANEL_VECTORS + first * S::LANES..][..k * S::LANES],
                 _ => &self.w.data[offset + first * width..][..k * width],
             };
-            for (t, spill) in (0..rows.len().div_ceil(S::MR)).zip(spill.chunks_exact_mut(S::MR * PANEL_VECTORS * S::LANES)) {
+            for (t, spill) in tiles.clone().zip(spill.chunks_exact_mut(S::MR * PANEL_VECTORS * S::LANES)) {
                 let here = (rows.len() - t * S::MR).min(S::MR);
                 let spill = spill.as_mut_ptr();
                 let job = Tile {

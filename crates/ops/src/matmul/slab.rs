@@ -3,7 +3,7 @@
 //! Rows are read from left to right, as they lie in memory; panel by panel the reads would jump a row's length each time.
 
 use super::Precision;
-use super::pack::MAX_LANES;
+use super::pack::{MAX_LANES, UNIT};
 use crate::simd::{Simd, dispatch_bf16, prefetch};
 
 /// Rows between the one that is packed and the one that is fetched.
@@ -49,8 +49,8 @@ fn pack_slab_with<S: Simd>(s: S, slab: Slab<'_>, precision: Precision, out: &mut
 }
 
 dispatch_bf16! {
-    /// Packs a slab as pairs of bf16 with each group's columns one after the other, `row_len` pairs each, padded with zeros to a multiple
-    /// of 16. Columns beyond the last hold anything.
+    /// Packs a slab as pairs of bf16 in the tiles of a matrix unit, as `pack_rows` does with columns as rows: `row_len` pairs each, padded
+    /// with zeros to a multiple of 16. Columns beyond the last hold anything.
     pub(super) fn pack_slab_turned(slab: Slab<'_>, row_len: usize, out: &mut [f32]) = pack_slab_turned_with;
 }
 
@@ -62,20 +62,20 @@ fn pack_slab_turned_with<S: Simd>(s: S, slab: Slab<'_>, row_len: usize, out: &mu
         let row = if i < slab.rows { &slab.data[i * slab.stride..][..slab.cols] } else { &[] };
         row.get(column..).unwrap_or_default()
     };
-    for first in (0..slab.cols).step_by(slab.group) {
-        for column in (first..slab.cols.min(first + slab.group)).step_by(lanes) {
-            for step in (0..slab.rows.div_ceil(2).next_multiple_of(MAX_LANES)).step_by(lanes) {
-                let mut pairs = [0.0f32; MAX_LANES * MAX_LANES];
-                for (i, pairs) in (2 * step..).step_by(2).zip(pairs.chunks_exact_mut(lanes).take(lanes)) {
-                    slab.fetch(part(i, column), 2 * lanes);
-                    let both = s.bf16_pairs(s.load_some(part(i, column)), s.load_some(part(i + 1, column)));
-                    s.store(s.float(both), pairs);
-                }
-                let out = &mut out[first / slab.group * slab.group_len + (column - first) * row_len + step..];
-                assert!(out.len() >= (lanes - 1) * row_len + lanes);
-                // SAFETY: the block holds LANES rows of LANES elements, and the output a vector in each of as many rows.
-                unsafe { s.transpose(pairs.as_ptr(), lanes, out.as_mut_ptr(), row_len) };
+    for step in (0..row_len).step_by(lanes) {
+        for column in (0..slab.cols).step_by(lanes) {
+            let mut pairs = [0.0f32; MAX_LANES * MAX_LANES];
+            for (i, pairs) in (2 * step..).step_by(2).zip(pairs.chunks_exact_mut(lanes).take(lanes)) {
+                slab.fetch(part(i, column), 2 * lanes);
+                let both = s.bf16_pairs(s.load_some(part(i, column)), s.load_some(part(i + 1, column)));
+                s.store(s.float(both), pairs);
             }
+            let (group, within) = (column / slab.group * slab.group_len, column % slab.group);
+            let tile = group + (within / UNIT * row_len + step / UNIT * UNIT) * UNIT;
+            let out = &mut out[tile + within % UNIT * UNIT + step % UNIT..];
+            assert!(out.len() >= (lanes - 1) * UNIT + lanes);
+            // SAFETY: the block holds LANES rows of LANES elements, and the output a vector in each of as many rows.
+            unsafe { s.transpose(pairs.as_ptr(), lanes, out.as_mut_ptr(), UNIT) };
         }
     }
 }

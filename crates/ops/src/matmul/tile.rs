@@ -81,9 +81,11 @@ pub(super) trait Tiles: Copy + Send + Sync {
     const MR: usize;
     /// Columns of a panel's vector.
     const LANES: usize;
-    /// Steps along K that are read at a time. If more than one, the left side is packed row after row, in whole tiles: rows beyond the
-    /// last may hold anything, steps beyond the last hold zeros.
+    /// Steps along K that are read at a time. If more than one, the left side is packed by `pack_rows`: rows beyond the last may hold
+    /// anything, steps beyond the last hold zeros.
     const STEPS: usize;
+    /// Steps of K that a tile walks at a time: so much of both sides stays in the caches.
+    const SLICE: usize;
 
     /// Runs a tile of any number of rows up to `MR` and one or two vectors.
     ///
@@ -96,6 +98,8 @@ impl<S: Kernels> Tiles for S {
     const MR: usize = <S as Kernels>::MR;
     const LANES: usize = <S as Simd>::LANES;
     const STEPS: usize = 1;
+    // A panel's slice (AVX-512: 256 × 32 × 4 bytes) fits the first-level cache.
+    const SLICE: usize = 256;
 
     #[inline(always)]
     unsafe fn run<const MODE: Mode>(self, rows: usize, vectors: usize, t: &Tile) {
@@ -257,22 +261,6 @@ unsafe fn store_part<S: Simd>(s: S, t: &Tile, rows: usize, vectors: usize, sums:
             s.store_some(value, c);
         }
     }
-}
-
-/// Scales sums that lie in memory, `width` a row, adds bias and c, and stores: for tiles of a matrix unit.
-///
-/// # Safety
-/// As [`run_tile`]; `width` must be whole vectors and hold `cols` columns.
-#[inline(always)]
-pub(super) unsafe fn store_sums<S: Simd>(s: S, t: &Tile, rows: usize, width: usize, sums: &mut [f32]) {
-    let Finish::Store { scale, bias, accumulate } = t.finish else { return };
-    let factor = s.splat(scale);
-    for sums in sums[..rows * width].chunks_exact_mut(S::LANES) {
-        let scaled = s.mul(s.load(sums), factor);
-        s.store(scaled, sums);
-    }
-    // SAFETY: passed on to the caller.
-    unsafe { store_part(s, t, rows, width / S::LANES, sums, bias, accumulate) };
 }
 
 /// Implements [`Kernels`] for an instruction set: one function per tile shape, compiled with its features.

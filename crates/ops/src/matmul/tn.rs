@@ -163,7 +163,7 @@ impl Transposed<'_> {
                         k: steps,
                         a: left.as_ptr(),
                         a_row: packing.left_row.unwrap_or(1),
-                        a_step: if packing.left_row.is_some() { 1 } else { S::MR },
+                        a_step: if packing.left_row.is_some() { S::STEPS } else { S::MR },
                         b: right.as_ptr(),
                         b_step: p.vectors * S::LANES,
                         c: c.ptr().wrapping_add(row * self.k + packing.cols.start + p.first),

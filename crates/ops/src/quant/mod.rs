@@ -1,7 +1,8 @@
 //! Products of activations with weights in GGUF's block formats, for serving. Decoders out of GGUF files call it.
 //!
 //! Weights keep their bits, only their order changes; activations are rounded to int8 per row and block of 32. Sums within a block
-//! are exact integers and blocks are added in order, so a row's result has the same bits whatever stands beside it.
+//! are exact integers and blocks are added in order, so a row's result has the same bits whatever stands beside it. A matrix unit for int8
+//! (AMX) does not serve here: each block's sums would go through memory to be scaled, at 0.8 to 1.1 of VNNI's speed (measured).
 
 mod dots;
 mod form;

@@ -53,6 +53,16 @@ pub(crate) fn prefetch(p: *const f32) {
     let _ = p;
 }
 
+/// As [`prefetch`], for a line that is written next.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(crate) fn prefetch_to_write(p: *const f32) {
+    // SAFETY: as in `prefetch`; a processor without this hint does nothing.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_ET0 }>(p.cast());
+    }
+}
+
 /// Operations on vectors of f32 and of u32 with the same number of lanes.
 pub trait Simd: Copy + Send + Sync {
     /// Lanes of a vector.

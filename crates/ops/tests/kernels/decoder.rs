@@ -22,16 +22,14 @@ fn norm_twin(x: &[f64], gamma: &[f64], offset: f64) -> Vec<f64> {
         .collect()
 }
 
-fn norm(x: &[f32], gamma: &[f32], offset: f32) -> (Vec<f32>, Vec<f32>) {
-    let (mut y, mut rstd) = (vec![0.0; x.len()], vec![0.0; x.len() / gamma.len()]);
-    rms_norm(x, gamma, offset, 1e-5, gamma.len(), &mut y, &mut rstd);
-    (y, rstd)
+fn norm(x: &[f32], gamma: &[f32], offset: f32) -> [Vec<f32>; 2] {
+    rms_norm(x, gamma, offset, 1e-5, gamma.len())
 }
 
 fn norm_gradients(x: &[f32], dy: &[f32], gamma: &[f32], offset: f32) -> Vec<f32> {
-    let (_, rstd) = norm(x, gamma, offset);
-    let (mut dx, mut dgamma) = (vec![0.0; x.len()], vec![1.0; gamma.len()]);
-    rms_norm_backward(dy, x, gamma, offset, &rstd, gamma.len(), &mut dx, Some(&mut dgamma));
+    let [_, rstd] = norm(x, gamma, offset);
+    let mut dgamma = vec![1.0; gamma.len()];
+    let dx = rms_norm_backward(dy, x, gamma, offset, &rstd, gamma.len(), Some(&mut dgamma));
     // The gain's gradient accumulates: 1 was there before.
     dgamma.iter_mut().for_each(|g| *g -= 1.0);
     [dx, dgamma].concat()
@@ -47,7 +45,7 @@ proptest! {
     #[test]
     fn rms_norm_and_its_gradients_are_right(rows in 1usize..70, dim in 1usize..80, offset in prop_oneof![Just(0.0f32), Just(1.0)], seed in 0u64..1000) {
         let (x, gamma) = (random(rows * dim, seed), random(dim, seed + 1));
-        assert_close("y", &norm(&x, &gamma, offset).0, &norm_twin(&wide(&x), &wide(&gamma), f64::from(offset)), 1e-4);
+        assert_close("y", &norm(&x, &gamma, offset)[0], &norm_twin(&wide(&x), &wide(&gamma), f64::from(offset)), 1e-4);
         if rows <= 4 && dim > 1 {
             let (n, dy) = (rows * dim, random(rows * dim, seed + 2));
             let loss = |at: &[f64]| norm_twin(&at[..n], &at[n..], f64::from(offset)).iter().zip(&dy).map(|(y, &d)| y * f64::from(d)).sum();
@@ -124,11 +122,11 @@ proptest! {
 fn a_row_of_a_norm_has_the_same_bits_in_every_crowd_and_on_any_number_of_threads() {
     for dim in [5, 16, 100, 576] {
         let (x, dy, gamma) = (random(150 * dim, 1), random(150 * dim, 2), random(dim, 3));
-        let all = on_any_threads(|| norm(&x, &gamma, 1.0).0);
+        let all = on_any_threads(|| norm(&x, &gamma, 1.0)[0].clone());
         let all_gradients = on_any_threads(|| norm_gradients(&x, &dy, &gamma, 1.0));
         for i in [0, 1, 31, 32, 149] {
             let row = i * dim..(i + 1) * dim;
-            assert_eq!(bits(&norm(&x[row.clone()], &gamma, 1.0).0), bits(&all[row.clone()]));
+            assert_eq!(bits(&norm(&x[row.clone()], &gamma, 1.0)[0]), bits(&all[row.clone()]));
             let own = norm_gradients(&x[row.clone()], &dy[row.clone()], &gamma, 1.0);
             assert_eq!(bits(&own[..dim]), bits(&all_gradients[row]));
         }

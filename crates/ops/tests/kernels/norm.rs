@@ -23,19 +23,16 @@ fn wide(x: &[f32]) -> Vec<f64> {
     x.iter().map(|&v| f64::from(v)).collect()
 }
 
-fn forward(x: &[f32], gamma: &[f32], beta: &[f32]) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
-    let rows = x.len() / gamma.len();
-    let (mut y, mut mean, mut rstd) = (vec![0.0; x.len()], vec![0.0; rows], vec![0.0; rows]);
-    layer_norm(x, gamma, beta, EPS, gamma.len(), &mut y, &mut mean, &mut rstd);
-    (y, mean, rstd)
+fn forward(x: &[f32], gamma: &[f32], beta: &[f32]) -> [Vec<f32>; 2] {
+    layer_norm(x, gamma, beta, EPS, gamma.len())
 }
 
 /// dx, dgamma and dbeta one after another; the parameters' gradients are added to `old`.
 fn gradients(x: &[f32], dy: &[f32], gamma: &[f32], beta: &[f32], old: f32) -> Vec<f32> {
     let dim = gamma.len();
-    let (_, mean, rstd) = forward(x, gamma, beta);
-    let (mut dx, mut dgamma, mut dbeta) = (vec![0.0; x.len()], vec![old; dim], vec![old; dim]);
-    layer_norm_backward(dy, x, gamma, &mean, &rstd, dim, &mut dx, Some(&mut dgamma), Some(&mut dbeta));
+    let [_, stats] = forward(x, gamma, beta);
+    let (mut dgamma, mut dbeta) = (vec![old; dim], vec![old; dim]);
+    let dx = layer_norm_backward(dy, x, gamma, &stats, dim, Some(&mut dgamma), Some(&mut dbeta));
     [dx, dgamma, dbeta].concat()
 }
 
@@ -47,7 +44,7 @@ proptest! {
         let (x, gamma, beta) = (random(rows * dim, seed), random(dim, seed + 1), random(dim, seed + 2));
         // An offset, so that a variance computed from E[x²] − E[x]² would fail.
         let x: Vec<f32> = x.iter().map(|v| v + 20.0).collect();
-        let (y, _, _) = forward(&x, &gamma, &beta);
+        let [y, _] = forward(&x, &gamma, &beta);
         assert_close("y", &y, &twin(&wide(&x), &wide(&gamma), &wide(&beta)), if dim == 1 { 1e-5 } else { 2e-3 });
     }
 
@@ -72,11 +69,11 @@ proptest! {
 fn a_row_has_the_same_bits_in_every_crowd_and_on_any_number_of_threads() {
     for dim in [5, 16, 100, 384] {
         let (x, dy, gamma, beta) = (random(150 * dim, 1), random(150 * dim, 2), random(dim, 3), random(dim, 4));
-        let all = on_any_threads(|| forward(&x, &gamma, &beta).0);
+        let all = on_any_threads(|| forward(&x, &gamma, &beta)[0].clone());
         let all_gradients = on_any_threads(|| gradients(&x, &dy, &gamma, &beta, 0.0));
         for i in [0, 1, 31, 32, 149] {
             let row = i * dim..(i + 1) * dim;
-            assert_eq!(bits(&forward(&x[row.clone()], &gamma, &beta).0), bits(&all[row.clone()]));
+            assert_eq!(bits(&forward(&x[row.clone()], &gamma, &beta)[0]), bits(&all[row.clone()]));
             let own = gradients(&x[row.clone()], &dy[row.clone()], &gamma, &beta, 0.0);
             assert_eq!(bits(&own[..dim]), bits(&all_gradients[row]));
         }
@@ -86,11 +83,12 @@ fn a_row_has_the_same_bits_in_every_crowd_and_on_any_number_of_threads() {
 #[test]
 fn frozen_parameters_need_no_gradients_and_dx_is_the_same() {
     let (x, dy, gamma, beta) = (random(90, 1), random(90, 2), random(30, 3), random(30, 4));
-    let (_, mean, rstd) = forward(&x, &gamma, &beta);
-    let (mut dx, mut dbeta) = (vec![0.0; 90], vec![0.0; 30]);
-    layer_norm_backward(&dy, &x, &gamma, &mean, &rstd, 30, &mut dx, None, None);
+    let [_, stats] = forward(&x, &gamma, &beta);
+    let mut dbeta = vec![0.0; 30];
+    let dx = layer_norm_backward(&dy, &x, &gamma, &stats, 30, None, None);
     let all = gradients(&x, &dy, &gamma, &beta, 0.0);
     assert_eq!(bits(&dx), bits(&all[..90]));
-    layer_norm_backward(&dy, &x, &gamma, &mean, &rstd, 30, &mut dx, None, Some(&mut dbeta));
+    let again = layer_norm_backward(&dy, &x, &gamma, &stats, 30, None, Some(&mut dbeta));
+    assert_eq!(bits(&dx), bits(&again));
     assert_eq!(bits(&dbeta), bits(&all[120..]));
 }
