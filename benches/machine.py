@@ -29,7 +29,7 @@ def units():
     have = flags()
     wide = next((name for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2"), ("asimd", "NEON")) if flag in have), "no vectors that count")
     extra = [name for flag, name in (("amx_bf16", "AMX"), ("avx512_bf16", "BF16"), ("avx512_vnni", "VNNI"), ("avx_vnni", "VNNI")) if flag in have]
-    return " ".join([wide, *extra])
+    return " ".join(dict.fromkeys([wide, *extra]))
 
 
 def name():
