@@ -62,7 +62,13 @@ fn products_are_those_of_vectors() {
         let ended = Epilogue { bias: Some(&bias), scale: -0.5, accumulate: true, ..Epilogue::default() };
         // Beside the unit there are wide vectors, which updates are added on.
         let update = Some(Update { u: &u, b: &b, scale: 0.5 }).filter(|_| cpu::has_bf16() && n > SIDE);
-        for ep in [Epilogue::default(), ended, Epilogue { update, ..ended }] {
+        // What is not scaled begins with what is added.
+        let begun = [(true, false), (false, true), (true, true)].map(|(biased, accumulate)| Epilogue {
+            bias: Some(&bias[..]).filter(|_| biased),
+            accumulate,
+            ..Epilogue::default()
+        });
+        for ep in [Epilogue::default(), ended, Epilogue { update, ..ended }].into_iter().chain(begun) {
             let (mut expected, mut got) = (old.clone(), old.clone());
             matmul_plain(&x, rows, &plain, &mut expected, ep);
             on_unit(&x, rows, &plain, &mut got, ep);
@@ -76,12 +82,15 @@ fn a_row_has_the_same_bits_alone() {
     let (rows, n, k) = (49, 50, 600);
     let (x, w) = (numbers(rows * k, 1), numbers(n * k, 2));
     let plain = Plain::new(&w, n, k, Layout::RowMajor, Precision::Bf16);
-    let mut all = vec![0.0; rows * n];
-    on_unit(&x, rows, &plain, &mut all, Epilogue::default());
-    for row in 0..rows {
-        let mut alone = vec![0.0; n];
-        on_unit(&x[row * k..][..k], 1, &plain, &mut alone, Epilogue::default());
-        assert_eq!(bits(&alone), bits(&all[row * n..][..n]), "row {row}");
+    let bias = numbers(n, 3);
+    for ep in [Epilogue::default(), Epilogue { bias: Some(&bias), ..Epilogue::default() }] {
+        let mut all = vec![0.0; rows * n];
+        on_unit(&x, rows, &plain, &mut all, ep);
+        for row in 0..rows {
+            let mut alone = vec![0.0; n];
+            on_unit(&x[row * k..][..k], 1, &plain, &mut alone, ep);
+            assert_eq!(bits(&alone), bits(&all[row * n..][..n]), "row {row}");
+        }
     }
 }
 
@@ -91,10 +100,10 @@ fn gradients_of_weights_are_those_of_vectors() {
     {
         let seed = 100 + 10 * case as u32;
         let (a, b, old) = (numbers(t * n, seed), numbers(t * k, seed + 1), numbers(n * k, seed + 2));
-        for accumulate in [false, true] {
+        for (scale, accumulate) in [(0.5, false), (0.5, true), (1.0, false), (1.0, true)] {
             let (mut expected, mut got) = (old.clone(), old.clone());
-            matmul_tn(&a, &b, t, n, k, &mut expected, 0.5, accumulate, Precision::Bf16);
-            tn::multiply::<_, PAIRS>(token(), &tn::Transposed { a: &a, b: &b, t, n, k, scale: 0.5, accumulate }, &mut got);
+            matmul_tn(&a, &b, t, n, k, &mut expected, scale, accumulate, Precision::Bf16);
+            tn::multiply::<_, PAIRS>(token(), &tn::Transposed { a: &a, b: &b, t, n, k, scale, accumulate }, &mut got);
             assert_near(&got, &expected, t, &format!("[{t}, {n}, {k}]"));
         }
     }
