@@ -47,7 +47,7 @@ pub fn backward(kind: Activation, x: &[f32], dy: &[f32], dx: &mut [f32]) {
 pub(crate) unsafe fn activate(kind: Activation, y: Shared, n: usize, rows: Range<usize>, cols: Range<usize>) {
     for row in rows {
         // SAFETY: passed on to the caller.
-        in_place(kind, unsafe { std::slice::from_raw_parts_mut(y.ptr().add(row * n + cols.start), cols.len()) });
+        in_place(kind, unsafe { y.part(row * n + cols.start..row * n + cols.end) });
     }
 }
 

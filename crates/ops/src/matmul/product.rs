@@ -113,36 +113,27 @@ impl Product<'_> {
             };
             // A panel meets all tiles while it is in the first-level cache. A matrix unit, which is faster than the second-level cache, goes
             // along the rows of y instead, for the sake of the stores.
-            let in_rows = S::STEPS > 1 && steps <= S::SLICE;
-            let (tiles_at_once, panels_at_once) = match in_rows {
-                true => (1, (UNIT_PANELS / (steps.max(1) * PANEL_VECTORS * S::LANES)).max(1)),
-                false => (tiles, 1),
+            let (tiles_at_once, panels_at_once) = if S::STEPS > 1 && steps <= S::SLICE {
+                (1, (UNIT_PANELS / (steps.max(1) * PANEL_VECTORS * S::LANES)).max(1))
+            } else {
+                (tiles, panels.len())
             };
             for first in panels.clone().step_by(panels_at_once) {
+                let here = first..panels.end.min(first + panels_at_once);
                 for tile in (0..tiles).step_by(tiles_at_once) {
-                    let here = first..panels.end.min(first + panels_at_once);
                     for index in here.clone() {
                         let panel = panel(index, self.w.n, steps, S::LANES);
                         self.run_panel::<S, MODE>(s, &rows, tile..tile + tiles_at_once, panel, &left, spill);
                     }
-                    if in_rows {
-                        self.activate(S::LANES, rows.start + tile * S::MR..rows.end.min(rows.start + (tile + 1) * S::MR), here);
+                    if let Some(kind) = self.ep.activation {
+                        let ended = rows.start + tile * S::MR..rows.end.min(rows.start + (tile + tiles_at_once) * S::MR);
+                        let cols = [here.start, here.end].map(|p| (p * PANEL_VECTORS * S::LANES).min(self.w.n));
+                        // SAFETY: this task, and no other, has just stored these columns of these rows.
+                        unsafe { activate(kind, self.y, self.w.n, ended, cols[0]..cols[1]) };
                     }
                 }
             }
-            if !in_rows {
-                self.activate(S::LANES, rows, panels);
-            }
         });
-    }
-
-    /// Ends what a task has just stored with the activation, if there is one.
-    fn activate(&self, lanes: usize, rows: Range<usize>, panels: Range<usize>) {
-        if let Some(kind) = self.ep.activation {
-            let cols = [panels.start, panels.end].map(|p| (p * PANEL_VECTORS * lanes).min(self.w.n));
-            // SAFETY: this task, and no other, has just stored these columns of these rows.
-            unsafe { activate(kind, self.y, self.w.n, rows, cols[0]..cols[1]) };
-        }
     }
 
     fn run_panel<S: Tiles, const MODE: Mode>(

@@ -82,7 +82,8 @@ pub(super) trait Tiles: Copy + Send + Sync {
     /// Columns of a panel's vector.
     const LANES: usize;
     /// Steps along K that are read at a time. If more than one, the left side is packed by `pack_rows`: rows beyond the last may hold
-    /// anything, steps beyond the last hold zeros.
+    /// anything, steps beyond the last hold zeros. [`Tile::a_row`] is then a row's elements, of which 16 rows lie together, and
+    /// [`Tile::a_step`] is this number.
     const STEPS: usize;
     /// Steps of K that a tile walks at a time: so much of both sides stays in the caches.
     const SLICE: usize;
@@ -170,13 +171,13 @@ pub(super) unsafe fn run_tile<S: Simd, const M: usize, const N: usize, const MOD
             }
         }
         Finish::Store { scale, bias, accumulate } => {
-            let factor = s.splat(scale);
-            for row in &mut acc {
-                for value in row {
-                    *value = s.mul(*value, factor);
-                }
-            }
             if t.cols == N * lanes {
+                let factor = s.splat(scale);
+                for row in &mut acc {
+                    for value in row {
+                        *value = s.mul(*value, factor);
+                    }
+                }
                 // SAFETY: passed on to the caller; every column is stored.
                 unsafe { store_full(s, t, &mut acc, bias, accumulate) };
             } else {
@@ -189,7 +190,7 @@ pub(super) unsafe fn run_tile<S: Simd, const M: usize, const N: usize, const MOD
                     }
                 }
                 // SAFETY: passed on to the caller.
-                unsafe { store_part(s, t, M, N, &sums, bias, accumulate) };
+                unsafe { store_part(s, t, t.finish, M, N, &sums) };
             }
         }
     }
@@ -236,17 +237,18 @@ unsafe fn store_full<S: Simd, const M: usize, const N: usize>(
     }
 }
 
-/// Adds bias and c and stores, where the tile has columns of padding.
+/// Ends sums that lie in memory, row after row, as `finish` says, where the tile has columns of padding or its sums were never in vectors.
 ///
 /// # Safety
-/// As [`run_tile`]; `sums` holds the scaled sums, row after row.
+/// As [`run_tile`].
 #[inline(always)]
-unsafe fn store_part<S: Simd>(s: S, t: &Tile, rows: usize, vectors: usize, sums: &[f32], bias: *const f32, accumulate: bool) {
-    let lanes = S::LANES;
+pub(super) unsafe fn store_part<S: Simd>(s: S, t: &Tile, finish: Finish, rows: usize, vectors: usize, sums: &[f32]) {
+    let Finish::Store { scale, bias, accumulate } = finish else { return };
+    let (lanes, factor) = (S::LANES, s.splat(scale));
     for from in (0..t.cols).step_by(lanes) {
         let width = (t.cols - from).min(lanes);
         for r in 0..rows {
-            let mut value = s.load(&sums[r * vectors * lanes + from..]);
+            let mut value = s.mul(s.load(&sums[r * vectors * lanes + from..]), factor);
             // SAFETY: bias and every row of c have `cols` elements, of which from .. from + width are a part, and no one else has
             // these of c now.
             let c = unsafe {

@@ -44,7 +44,7 @@ struct Packing {
     right_group: usize,
     /// Elements of a tile's packed slice.
     left_group: usize,
-    /// Elements of a row of it, where it lies row after row.
+    /// Elements of a row of it, where it lies in the tiles of a matrix unit.
     left_row: Option<usize>,
 }
 
@@ -124,9 +124,8 @@ impl Transposed<'_> {
             last_width: (cols.len() - (panels.len() - 1) * width).next_multiple_of(S::LANES),
             group_len: packing.right_group,
         };
-        let (first, len) = (panels.start * packing.right_group, panels.len() * packing.right_group);
         // SAFETY: the scratch has so many elements for each panel, and no other task has these panels.
-        let out = unsafe { std::slice::from_raw_parts_mut(packed.ptr().add(first), len) };
+        let out = unsafe { packed.part(panels.start * packing.right_group..panels.end * packing.right_group) };
         pack_slab(slab, precision, out);
     }
 

@@ -89,7 +89,7 @@ impl Narrow<'_> {
                 }
                 if !self.along {
                     // SAFETY: these rows of c are this task's.
-                    let c = unsafe { std::slice::from_raw_parts_mut(c.ptr().add(cols.start * self.r), cols.len() * self.r) };
+                    let c = unsafe { c.part(cols.start * self.r..cols.end * self.r) };
                     for (i, c) in c.chunks_exact_mut(self.r).enumerate() {
                         for (c, sums) in c.iter_mut().zip(turned.chunks_exact(cols.len())) {
                             *c = if accumulate { sums[i] + *c } else { sums[i] };

@@ -10,7 +10,7 @@ mod interpreter;
 mod tests;
 
 use super::pack::{PANEL_VECTORS, UNIT};
-use super::tile::{FULL, Finish, Kernels, Mode, PAIRS, Start, Tile, Tiles, tile};
+use super::tile::{FULL, Finish, Kernels, Mode, PAIRS, Start, Tile, Tiles, store_part, tile};
 use crate::simd::{Avx512, Simd, dispatch, prefetch_to_write};
 use std::arch::asm;
 use std::cell::Cell;
@@ -165,8 +165,8 @@ macro_rules! walk {
     };
 }
 
-// All loads of a step stand first: where another thread has the other half of the core, so that they do not run beside products, that
-// is 6 % faster.
+// All loads of a step stand first: on a machine whose unit at times ran loads and products one after the other instead of side by side,
+// that was 6 % faster then, and the same otherwise.
 walk!(walk_1_1,
     zero: ["tilezero tmm0"],
     load: ["tileloadd tmm0, [{x} + {s}]"],
@@ -296,15 +296,7 @@ struct Ends {
     /// Rows that are copied to `start` first.
     copied: Option<(*const f32, usize)>,
     /// What is to be done with what then stands at `end`.
-    rest: Option<Rest>,
-}
-
-/// What remains to do with a tile's sums: they are scaled, bias and c are added, and all is stored.
-#[derive(Clone, Copy)]
-struct Rest {
-    scale: f32,
-    bias: *const f32,
-    accumulate: bool,
+    rest: Option<Finish>,
 }
 
 impl Ends {
@@ -318,7 +310,7 @@ impl Ends {
             Finish::Store { scale, bias, accumulate } => (scale, bias, accumulate),
         };
         if !start.0.is_null() || scale != 1.0 {
-            return Ends { start, end: (sums, width), copied: None, rest: Some(Rest { scale, bias, accumulate }) };
+            return Ends { start, end: (sums, width), copied: None, rest: Some(t.finish) };
         }
         let (from, accumulate) = match (bias.is_null(), accumulate) {
             (false, _) => (Some((bias, 0)), accumulate),
@@ -328,7 +320,7 @@ impl Ends {
         if rows.is_multiple_of(SIDE) && t.cols == width && !accumulate {
             return Ends { start: from.unwrap_or(start), end: (t.c, t.c_row), copied: None, rest: None };
         }
-        let rest = Some(Rest { scale, bias: std::ptr::null(), accumulate });
+        let rest = Some(Finish::Store { scale, bias: std::ptr::null(), accumulate });
         Ends { start: if from.is_some() { (sums, width) } else { start }, end: (sums, width), copied: from, rest }
     }
 }
@@ -349,27 +341,11 @@ unsafe fn copy((from, stride): (*const f32, usize), cols: usize, sums: *mut f32,
 
 dispatch! {
     /// What becomes of a tile's sums.
-    fn store(t: &Tile, rest: Rest, sums: &[f32], rows: usize, width: usize) = store_with;
+    fn store(t: &Tile, rest: Finish, sums: &[f32], rows: usize, width: usize) = store_with;
 }
 
 #[inline(always)]
-fn store_with<S: Simd>(s: S, t: &Tile, rest: Rest, sums: &[f32], rows: usize, width: usize) {
-    let factor = s.splat(rest.scale);
-    for (r, sums) in sums.chunks_exact(width).take(rows).enumerate() {
-        for from in (0..t.cols).step_by(S::LANES) {
-            let cols = (t.cols - from).min(S::LANES);
-            let mut value = s.mul(s.load(&sums[from..]), factor);
-            // SAFETY: the caller of `run` promises that c and the bias have this tile's rows and columns, and that nothing else uses them.
-            let c = unsafe {
-                if !rest.bias.is_null() {
-                    value = s.add(value, s.load_some(std::slice::from_raw_parts(rest.bias.add(from), cols)));
-                }
-                std::slice::from_raw_parts_mut(t.c.add(r * t.c_row + from), cols)
-            };
-            if rest.accumulate {
-                value = s.add(value, s.load_some(c));
-            }
-            s.store_some(value, c);
-        }
-    }
+fn store_with<S: Simd>(s: S, t: &Tile, rest: Finish, sums: &[f32], rows: usize, width: usize) {
+    // SAFETY: the caller of `run` promises that c and the bias have this tile's rows and columns, and that nothing else uses them.
+    unsafe { store_part(s, t, rest, rows, width / S::LANES, sums) };
 }
