@@ -41,7 +41,6 @@ fn measure(f: &Flags) -> Result<(Vec<f64>, &'static str), Failure> {
     while step < 5 || started.elapsed().as_secs_f64() < f.seconds {
         step += 1;
         let from = Instant::now();
-        model.zero_grads()?;
         model.train_batch(&rows, 0, targets, Mode::Train { seed: 0, step })?;
         model.update(&AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, step }, 1.0)?;
         if step > 2 {

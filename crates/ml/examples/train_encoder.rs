@@ -39,7 +39,6 @@ fn measure(f: &Flags) -> Result<Vec<f64>, Failure> {
     while step < 5 || started.elapsed().as_secs_f64() < f.seconds {
         step += 1;
         let from = Instant::now();
-        classifier.zero_grads()?;
         classifier.train_batch(&batch, &targets, &loss, f.batch as f64, Mode::Train { seed: 0, step })?;
         classifier.update(&AdamW { lr: 5e-5, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, step }, 1.0)?;
         if step > 2 {

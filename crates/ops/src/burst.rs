@@ -3,8 +3,8 @@
 use crate::matmul::{self, Precision};
 use crate::simd::{Simd, dispatch, dispatch_bf16};
 
-/// Accumulators of vectors: more than latency times units of any processor that we know.
-const BURST: usize = 12;
+/// Accumulators of vectors: more than latency times units of any processor that we know, and with two operands as many as AVX2 has registers.
+const BURST: usize = 14;
 
 /// Multiplies and adds in registers on the fastest unit that products of this precision use, on one thread. Returns the floating point
 /// operations, for the caller to divide by the time.

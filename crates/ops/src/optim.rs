@@ -24,8 +24,9 @@ pub struct AdamW {
     pub step: u64,
 }
 
-/// Updates master weights and moments from `grad · grad_scale` (the clipping factor). All slices have one length.
-pub fn adamw(cfg: &AdamW, master: &mut [f32], grad: &[f32], grad_scale: f32, exp_avg: &mut [f32], exp_avg_sq: &mut [f32]) {
+/// Updates master weights and moments from `grad · grad_scale` (the clipping factor), and leaves zeros in `grad` for the next step to add
+/// to. All slices have one length.
+pub fn adamw(cfg: &AdamW, master: &mut [f32], grad: &mut [f32], grad_scale: f32, exp_avg: &mut [f32], exp_avg_sq: &mut [f32]) {
     let n = master.len();
     let moments = (exp_avg.len(), exp_avg_sq.len());
     assert!(grad.len() == n && moments == (n, n), "adamw: {n} weights, {} gradients, {moments:?} moments", grad.len());
@@ -37,7 +38,7 @@ pub fn adamw(cfg: &AdamW, master: &mut [f32], grad: &[f32], grad_scale: f32, exp
     let decay = 1.0 - cfg.lr * cfg.weight_decay;
     let step = Step { decay, step_size, root_bias2, grad_scale, cfg: *cfg };
     let moments = exp_avg.par_chunks_mut(CHUNK).zip(exp_avg_sq.par_chunks_mut(CHUNK));
-    let chunks = master.par_chunks_mut(CHUNK).zip(grad.par_chunks(CHUNK)).zip(moments);
+    let chunks = master.par_chunks_mut(CHUNK).zip(grad.par_chunks_mut(CHUNK)).zip(moments);
     chunks.for_each(|((master, grad), (exp_avg, exp_avg_sq))| update(&step, master, grad, exp_avg, exp_avg_sq));
 }
 
@@ -51,16 +52,16 @@ struct Step {
 }
 
 dispatch! {
-    fn update(step: &Step, master: &mut [f32], grad: &[f32], exp_avg: &mut [f32], exp_avg_sq: &mut [f32]) = update_with;
+    fn update(step: &Step, master: &mut [f32], grad: &mut [f32], exp_avg: &mut [f32], exp_avg_sq: &mut [f32]) = update_with;
 }
 
 // The loop names no vectors: compiled with an instruction set's features it becomes vector code, with the same bits.
 #[inline(always)]
-fn update_with<S: Simd>(_: S, step: &Step, master: &mut [f32], grad: &[f32], exp_avg: &mut [f32], exp_avg_sq: &mut [f32]) {
+fn update_with<S: Simd>(_: S, step: &Step, master: &mut [f32], grad: &mut [f32], exp_avg: &mut [f32], exp_avg_sq: &mut [f32]) {
     let Step { decay, step_size, root_bias2, grad_scale, cfg } = *step;
     let (keep1, keep2) = (1.0 - cfg.beta1, 1.0 - cfg.beta2);
     for (((w, g), m), v) in master.iter_mut().zip(grad).zip(exp_avg).zip(exp_avg_sq) {
-        let g = g * grad_scale;
+        let g = std::mem::take(g) * grad_scale;
         *m += (g - *m) * keep1;
         *v = *v * cfg.beta2 + g * g * keep2;
         *w = *w * decay - step_size * (*m / (v.sqrt() / root_bias2 + cfg.eps));

@@ -136,7 +136,7 @@ impl Params {
         Ok(self.masters.narrow(0, info.slot.offset, info.slot.len)?.reshape(info.shape.as_slice())?)
     }
 
-    /// Sets all gradients to zero.
+    /// Sets all gradients to zero, as [`Params::adamw_step`] leaves them.
     pub fn zero_grads(&self, kernels: Kernels) -> Result<()> {
         match kernels {
             Kernels::Native => with_f32_mut(&self.grads, |g| g.fill(0.0))?,
@@ -163,31 +163,26 @@ impl Params {
         })
     }
 
-    /// One AdamW step (Loshchilov & Hutter 2019, as `torch.optim.AdamW`) on gradients times `grad_scale`.
+    /// One AdamW step (Loshchilov & Hutter 2019, as `torch.optim.AdamW`) on gradients times `grad_scale`, which are zero after it.
     pub fn adamw_step(&self, settings: &AdamW, grad_scale: f32, kernels: Kernels) -> Result<()> {
         match kernels {
             Kernels::Native => {
-                let grads = F32View::new(&self.grads)?;
+                let update = |w: &mut [f32], g: &mut [f32], m: &mut [f32], v: &mut [f32]| {
+                    for info in &self.infos {
+                        let r = info.slot.range();
+                        let weight_decay = if info.decays { settings.weight_decay } else { 0.0 };
+                        let settings = AdamW { weight_decay, ..*settings };
+                        adamw(&settings, &mut w[r.clone()], &mut g[r.clone()], grad_scale, &mut m[r.clone()], &mut v[r]);
+                    }
+                };
                 with_f32_mut(&self.masters, |w| {
-                    with_f32_mut(&self.exp_avg, |m| {
-                        with_f32_mut(&self.exp_avg_sq, |v| {
-                            for info in &self.infos {
-                                let r = info.slot.range();
-                                let weight_decay = if info.decays { settings.weight_decay } else { 0.0 };
-                                adamw(
-                                    &AdamW { weight_decay, ..*settings },
-                                    &mut w[r.clone()],
-                                    &grads[r.clone()],
-                                    grad_scale,
-                                    &mut m[r.clone()],
-                                    &mut v[r],
-                                );
-                            }
-                        })
-                    })
-                })???;
+                    with_f32_mut(&self.grads, |g| with_f32_mut(&self.exp_avg, |m| with_f32_mut(&self.exp_avg_sq, |v| update(w, g, m, v))))
+                })????;
             }
-            Kernels::Composed => self.adamw_composed(settings, grad_scale)?,
+            Kernels::Composed => {
+                self.adamw_composed(settings, grad_scale)?;
+                self.zero_grads(kernels)?;
+            }
         }
         Ok(())
     }

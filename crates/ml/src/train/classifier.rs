@@ -158,7 +158,7 @@ impl Classifier {
         self.params.grad_norm(self.kernels)
     }
 
-    /// One optimiser step on gradients times `grad_scale`.
+    /// One optimiser step on gradients times `grad_scale`, which are zero after it.
     pub fn update(&mut self, settings: &AdamW, grad_scale: f32) -> Result<()> {
         self.params.adamw_step(settings, grad_scale, self.kernels)?;
         self.pack()

@@ -257,7 +257,7 @@ impl LanguageModel {
         self.params.grad_norm(self.kernels)
     }
 
-    /// One optimiser step on gradients times `grad_scale`.
+    /// One optimiser step on gradients times `grad_scale`, which are zero after it.
     pub fn update(&mut self, settings: &AdamW, grad_scale: f32) -> Result<()> {
         self.params.adamw_step(settings, grad_scale, self.kernels)?;
         self.pack()

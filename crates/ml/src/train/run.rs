@@ -221,12 +221,14 @@ impl<'a> Run<'a> {
         let number = self.state.step + 1;
         let all: Vec<usize> = step.rows().collect();
         let denominator = self.model.denominator(&all);
-        self.model.zero_grads()?;
         let (mut loss, mut first) = (0.0, step.first as u64);
         for rows in &step.micro_batches {
             match observer.control() {
                 Control::Continue => {}
-                other => return Ok(other),
+                other => {
+                    self.model.zero_grads()?;
+                    return Ok(other);
+                }
             }
             let mode = Mode::Train { seed: self.p.job.spec.seed, step: epoch };
             let value = on_threads_of(observer, || self.model.train_batch(rows, first, denominator, mode))?;

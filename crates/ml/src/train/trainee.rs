@@ -33,7 +33,7 @@ pub(super) trait Trainee: Sync {
     fn zero_grads(&self) -> Result<()>;
     /// L2 norm of the gradients.
     fn grad_norm(&self) -> Result<f64>;
-    /// One optimiser step on gradients times `grad_scale`.
+    /// One optimiser step on gradients times `grad_scale`, which are zero after it.
     fn update(&mut self, settings: &AdamW, grad_scale: f32) -> Result<()>;
     /// Puts masters that were changed from outside to use.
     fn pack(&mut self) -> Result<()>;

@@ -44,7 +44,6 @@ fn follow(curve: &Value, expected: &Value, mut model: LanguageModel, prefix: &st
         let chosen: Vec<&Sequence> = (0..batch).map(|j| &rows[(i * batch + j) % rows.len()]).collect();
         let weight: f64 = chosen.iter().map(|s| s.weight()).sum();
         assert_eq!(weight, step["tokens"].as_f64().unwrap());
-        model.zero_grads().unwrap();
         let loss = model.train_batch(&chosen, 0, weight, Mode::Eval).unwrap();
         let norm = model.grad_norm().unwrap();
         let rate = schedule.learning_rate(i as u64);

@@ -43,7 +43,6 @@ fn trained(base: &Path, spec: &JobSpec, into: &Path) -> Vec<f32> {
     let targets: Vec<&Target> = labels.iter().collect();
     let settings = LossSettings { problem_type: ProblemType::SingleLabelClassification, label_smoothing: 0.0, class_weights: vec![] };
     for step in 1..=5 {
-        c.zero_grads().unwrap();
         c.train_batch(&batch, &targets, &settings, rows.len() as f64, Mode::Train { seed: 1, step }).unwrap();
         c.update(&AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, step }, 1.0).unwrap();
     }

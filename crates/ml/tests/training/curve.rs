@@ -27,7 +27,6 @@ fn follow(curve: &Value, expected: &Value, mut c: Classifier, spec: &JobSpec, wh
         let chosen: Vec<Value> = (0..per_step).map(|j| rows[(i * per_step + j) % rows.len()].clone()).collect();
         let labels: Vec<Target> = chosen.iter().map(|r| Target::Class(r["label"].as_u64().unwrap() as u32)).collect();
         let targets: Vec<&Target> = labels.iter().collect();
-        c.zero_grads().unwrap();
         let loss = c.train_batch(&batch(&chosen, 0), &targets, &settings(), per_step as f64, Mode::Eval).unwrap();
         let norm = c.grad_norm().unwrap();
         let t = &spec.training;
