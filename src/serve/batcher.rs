@@ -1,7 +1,8 @@
 //! The queue of one base model: rows of all requests, and of all its adapters, are answered in batches filled by tokens.
 //!
-//! A thread of its own takes what waits, drops rows whose client has left, and runs one pass. The queue is bounded by the
-//! rows and tokens of all models together; what does not fit is refused at once.
+//! A thread of its own takes what waits, drops rows whose client has left, and runs one pass. Requests take turns, row by row, so that a
+//! few rows need not wait for the end of many. The queue is bounded by the rows and tokens of all models together; what does not fit
+//! is refused at once.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -97,10 +98,29 @@ struct Row {
     answer: oneshot::Sender<RowAnswer>,
 }
 
+/// The rows of each request; the request whose turn it is comes first.
 #[derive(Default)]
 struct Queue {
-    rows: VecDeque<Row>,
+    requests: VecDeque<VecDeque<Row>>,
     closed: bool,
+}
+
+/// As many rows as fit a pass, one at least where any wait: one of each request in turn.
+fn take_batch<R>(requests: &mut VecDeque<VecDeque<R>>, tokens_of: impl Fn(&R) -> usize) -> Vec<R> {
+    let mut tokens = 0;
+    let mut batch = Vec::new();
+    while let Some(mut rows) = requests.pop_front() {
+        tokens += rows.front().map_or(0, &tokens_of);
+        if tokens > BATCH_TOKENS && !batch.is_empty() {
+            requests.push_front(rows);
+            break;
+        }
+        batch.extend(rows.pop_front());
+        if !rows.is_empty() {
+            requests.push_back(rows);
+        }
+    }
+    batch
 }
 
 /// The queue of one base model; its thread ends when the last handle is dropped.
@@ -134,14 +154,12 @@ impl Batcher {
     pub fn submit(&self, question: &Question, rows: Vec<Encoded>) -> Result<Vec<oneshot::Receiver<RowAnswer>>, QueueFull> {
         let tokens = rows.iter().map(|r| r.ids.len()).sum();
         self.shared.waiting.enter(rows.len(), tokens)?;
-        let mut receivers = Vec::with_capacity(rows.len());
-        let mut queue = self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        for encoded in rows {
+        let row = |encoded| {
             let (answer, receiver) = oneshot::channel();
-            queue.rows.push_back(Row { encoded, question: question.clone(), answer });
-            receivers.push(receiver);
-        }
-        drop(queue);
+            (Row { encoded, question: question.clone(), answer }, receiver)
+        };
+        let (rows, receivers): (VecDeque<_>, _) = rows.into_iter().map(row).unzip();
+        self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner).requests.push_back(rows);
         self.shared.filled.notify_one();
         Ok(receivers)
     }
@@ -168,22 +186,13 @@ impl Shared {
     /// Waits for rows and takes a batch of them; nothing when the queue is closed and empty.
     fn take(&self) -> Option<Vec<Row>> {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        while queue.rows.is_empty() {
+        while queue.requests.is_empty() {
             if queue.closed {
                 return None;
             }
             queue = self.filled.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
-        let mut tokens = 0;
-        let mut batch = Vec::new();
-        while let Some(row) = queue.rows.front() {
-            tokens += row.encoded.ids.len();
-            if tokens > BATCH_TOKENS && !batch.is_empty() {
-                break;
-            }
-            batch.extend(queue.rows.pop_front());
-        }
-        Some(batch)
+        Some(take_batch(&mut queue.requests, |row| row.encoded.ids.len()))
     }
 
     fn answer(&self, batch: Vec<Row>) {
@@ -202,5 +211,42 @@ impl Shared {
                 batch.into_iter().for_each(|row| drop(row.answer.send(Err(error.clone()))));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Requests whose rows have so many tokens each.
+    fn requests(tokens: &[&[usize]]) -> VecDeque<VecDeque<usize>> {
+        tokens.iter().map(|rows| rows.iter().copied().collect()).collect()
+    }
+
+    #[test]
+    fn a_small_request_is_in_the_next_pass_whatever_waits_before_it() {
+        let mut waiting = requests(&[&[100; 1000], &[7]]);
+        let batch = take_batch(&mut waiting, |tokens| *tokens);
+        assert!(batch.contains(&7), "{batch:?}");
+        assert_eq!(batch.iter().filter(|tokens| **tokens == 100).count(), 20, "the rest of the pass is the large one's");
+        assert_eq!(waiting, requests(&[&[100; 980]]));
+    }
+
+    #[test]
+    fn requests_take_turns_from_pass_to_pass_and_keep_the_order_of_their_rows() {
+        let mut waiting = requests(&[&[1000, 1001, 1002], &[900, 901, 902]]);
+        let mut passes = Vec::new();
+        while !waiting.is_empty() {
+            passes.push(take_batch(&mut waiting, |tokens| *tokens));
+        }
+        assert_eq!(passes, [vec![1000, 900], vec![1001, 901], vec![1002, 902]]);
+    }
+
+    #[test]
+    fn a_row_that_is_longer_than_a_pass_has_one_of_its_own() {
+        let mut waiting = requests(&[&[BATCH_TOKENS + 1], &[5], &[]]);
+        assert_eq!(take_batch(&mut waiting, |tokens| *tokens), [BATCH_TOKENS + 1]);
+        assert_eq!(take_batch(&mut waiting, |tokens| *tokens), [5]);
+        assert_eq!(take_batch(&mut waiting, |tokens| *tokens), [0; 0]);
     }
 }
