@@ -141,7 +141,15 @@ pub fn body_stalled() -> ApiError {
 pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     require_object(bytes)?;
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut reader).map_err(|e| json_error(&e))?;
+    let value = match serde_path_to_error::deserialize(&mut reader) {
+        Ok(value) => value,
+        // Where a word must stand, the parser takes a number or a list for broken JSON; of a parsed value it says what is wrong.
+        Err(e) if is_syntax(e.inner()) => match serde_json::from_slice(bytes) {
+            Ok(whole) => parse_value(whole, "")?,
+            Err(_) => return Err(json_error(&e)),
+        },
+        Err(e) => return Err(json_error(&e)),
+    };
     reader.end().map_err(|e| ApiError::bad_request(format!("The body is not valid JSON: {e}.")))?;
     Ok(value)
 }
@@ -178,6 +186,7 @@ fn plain(message: &str) -> String {
         "struct" | "map" => "an object",
         "internally" | "adjacently" => "an object with a `type`",
         "variant" => "a string",
+        "string" if wanted == "string or map" => "a string",
         "f32" | "f64" => "a number",
         "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, 0 or more",
         "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
@@ -188,13 +197,17 @@ fn plain(message: &str) -> String {
     format!("{found}, expected {wanted}")
 }
 
+fn is_syntax(error: &serde_json::Error) -> bool {
+    matches!(error.classify(), serde_json::error::Category::Syntax | serde_json::error::Category::Eof)
+}
+
 fn json_error(error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError {
     json_error_at(error, "")
 }
 
 fn json_error_at(error: &serde_path_to_error::Error<serde_json::Error>, prefix: &str) -> ApiError {
     let inner = error.inner();
-    if matches!(inner.classify(), serde_json::error::Category::Syntax | serde_json::error::Category::Eof) {
+    if is_syntax(inner) {
         return ApiError::bad_request(format!("The body is not valid JSON: {inner}."));
     }
     let text = inner.to_string();
@@ -304,12 +317,20 @@ mod tests {
             Many(Vec<String>),
         }
         #[derive(Debug, serde::Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        enum Word {
+            Up,
+        }
+        #[derive(Debug, serde::Deserialize)]
         #[allow(dead_code)]
         struct Body {
             format: Option<Format>,
             either: Option<Either>,
+            word: Option<Word>,
         }
         for (body, says) in [
+            (r#"{"word":7}"#, "`word`: invalid type: integer `7`, expected a string."),
+            (r#"{"word":["up"]}"#, "`word`: invalid type: sequence, expected a string."),
             (r#"{"format":"json"}"#, "`format`: invalid type: string \"json\", expected an object with a `type`."),
             (r#"{"format":{"type":5}}"#, "expected a string"),
             (r#"{"either":5}"#, "`either`: this has none of the shapes that are taken."),

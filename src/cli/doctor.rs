@@ -73,6 +73,7 @@ fn processor(findings: &mut Findings) {
         false => format!("; not {}", names(lacks)),
     };
     findings.good("features", format!("{}{lacks}", names(has)));
+    findings.good("kernels", tunesmith_ops::cpu::kernel_set());
     let available = machine::memory_available().map_or(String::new(), |bytes| format!(", {} available now", size(bytes)));
     findings.good("memory", format!("{}{available}", size(machine::memory_limit())));
 }

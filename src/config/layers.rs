@@ -14,6 +14,10 @@ pub(super) const INHERITED: &str = "TUNESMITH_INHERITED_CONFIG";
 const PREFIX: &str = "TUNESMITH_";
 /// Names under the prefix that other parts read: the hub, and the command line itself.
 const ELSEWHERE: &[&str] = &["CONFIG", "URL", "BIN", "PYTHON", "CACHE", "INHERITED_CONFIG"];
+/// Lowers the instruction set of the kernels, which read it themselves.
+const ISA: &str = "TUNESMITH_ISA";
+/// More threads than any machine of ours has processors: a slip of the keyboard.
+const MOST_THREADS: usize = 1024;
 /// Settings whose value is text, whatever it looks like.
 const TEXT: &[&str] = &["api_key", "cors_origin", "host", "data_dir", "model_dir"];
 
@@ -56,6 +60,10 @@ impl Environment {
         for (name, text) in variables {
             let Some(key) = name.strip_prefix(PREFIX) else { continue };
             if ELSEWHERE.contains(&key) {
+                continue;
+            }
+            if name == ISA {
+                check_isa(&text)?;
                 continue;
             }
             let key = key.to_ascii_lowercase();
@@ -109,6 +117,15 @@ fn explain(error: &figment2::Error) -> String {
     }
 }
 
+/// The kernels take an instruction set that they do not know for none.
+fn check_isa(text: &str) -> Result<(), ConfigError> {
+    let names = tunesmith_ops::cpu::LOWERED;
+    if names.contains(&text) {
+        return Ok(());
+    }
+    Err(ConfigError::Invalid(format!("{ISA}: `{text}` is none of {}", names.join(", "))))
+}
+
 /// Settings that are well-formed and still cannot work.
 fn check(config: &Config) -> Result<(), ConfigError> {
     let invalid = |text: &str| Err(ConfigError::Invalid(text.to_owned()));
@@ -117,6 +134,9 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     }
     if config.threads == Some(0) || config.worker_threads == Some(0) {
         return invalid("`threads`: 0 threads can do nothing; leave it out to use every core");
+    }
+    if let Some(threads) = config.threads.max(config.worker_threads).filter(|threads| *threads > MOST_THREADS) {
+        return Err(ConfigError::Invalid(format!("`threads`: {threads} is more than {MOST_THREADS}; leave it out to use every core")));
     }
     if let Some(origin) = config.cors_origin.iter().find(|o| !is_origin(o)) {
         return Err(ConfigError::Invalid(format!(
@@ -197,6 +217,26 @@ mod tests {
     fn a_variable_that_is_no_setting_is_told() {
         let config = load(&ConfigFlags::default(), env(&[("TUNESMITH_WORKRES", "2"), ("TUNESMITH_WORKERS", "2"), ("HOME", "/")])).unwrap();
         assert_eq!(config.unknown_environment, ["TUNESMITH_WORKRES"]);
+    }
+
+    #[test]
+    fn an_instruction_set_is_one_that_the_kernels_know() {
+        let isa = |text| load(&ConfigFlags::default(), env(&[("TUNESMITH_ISA", text)]));
+        assert!(isa("avx2").unwrap().unknown_environment.is_empty());
+        for text in ["AVX2", "", "sse"] {
+            let message = isa(text).unwrap_err().to_string();
+            assert!(message.contains(&format!("TUNESMITH_ISA: `{text}` is none of scalar, avx2, avx512")), "{message}");
+        }
+    }
+
+    #[test]
+    fn threads_are_one_at_least_and_no_slip_of_the_keyboard() {
+        for (threads, says) in [(0, "0 threads"), (5000, "5000 is more than 1024")] {
+            for name in ["TUNESMITH_THREADS", "TUNESMITH_WORKER_THREADS"] {
+                let message = load(&ConfigFlags::default(), env(&[(name, &threads.to_string())])).unwrap_err().to_string();
+                assert!(message.contains(says), "{message}");
+            }
+        }
     }
 
     #[test]

@@ -110,11 +110,12 @@ pub enum ServeDtype {
     #[value(alias = "float32")]
     #[serde(alias = "float32")]
     F32,
-    /// bf16 with f32 sums: twice as fast where the processor has a unit for it.
+    /// bf16 with f32 sums: twice as fast where the processor has a unit for it, slower than f32 without one.
     #[value(alias = "bfloat16")]
     #[serde(alias = "bfloat16")]
     Bf16,
-    /// Weights and inputs rounded to int8: faster still with VNNI, slower than f32 without it; in a quarter of the memory.
+    /// Weights and inputs rounded to int8: fastest where VNNI is the fastest unit (not beside AMX), slower than f32 without it; in a
+    /// quarter of the memory.
     Int8,
 }
 

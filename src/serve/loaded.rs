@@ -131,7 +131,15 @@ impl Loaded {
         match &self.kind {
             LoadedKind::Classifier { classifier, .. } => classifier.encoder.base.bytes(),
             LoadedKind::Encoder { encoder, .. } => encoder.base.bytes(),
-            LoadedKind::Language(l) => l.model.bytes() + l.generator.cache_bytes(),
+            LoadedKind::Language(l) => l.model.bytes(),
+        }
+    }
+
+    /// Bytes that the keys and values of its base may take.
+    pub(super) fn cache_bytes(&self) -> usize {
+        match &self.kind {
+            LoadedKind::Classifier { .. } | LoadedKind::Encoder { .. } => 0,
+            LoadedKind::Language(l) => l.generator.cache_bytes(),
         }
     }
 

@@ -225,7 +225,8 @@ impl Registry {
             Err(failure) => return Err(place.blame(locate(&self.inner.store, name).await, name, failure)),
         };
         let loaded = Loaded::new(kind);
-        tracing::info!(name, bytes = loaded.own_bytes(), base_bytes = loaded.base_bytes(), "loaded");
+        let (bytes, base_bytes, cache_bytes) = (loaded.own_bytes(), loaded.base_bytes(), loaded.cache_bytes());
+        tracing::info!(name, bytes, base_bytes, cache_bytes, "loaded");
         Ok(Arc::new(loaded))
     }
 
@@ -367,6 +368,10 @@ impl Registry {
             tracing::info!(name = oldest, "evicted");
             models.remove(oldest);
             self.drop_bases_without(&models);
+        }
+        let bytes = self.loaded_bytes(&models);
+        if stay == 1 && bytes > budget {
+            tracing::warn!(bytes, budget, "the model that was asked for is larger than budgets.models_bytes, and stays alone");
         }
     }
 

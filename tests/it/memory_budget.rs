@@ -23,10 +23,11 @@ fn moves(server: &Server) -> Vec<String> {
     told.collect()
 }
 
-/// Bytes of a model and its base, as the log tells them.
-fn sizes(server: &Server) -> Vec<u64> {
+/// Bytes of what each loaded model adds, and of its base, as the log tells them.
+fn own_and_base(server: &Server) -> Vec<[u64; 2]> {
     let field = |line: &str, name: &str| -> u64 { line.split(name).nth(1).unwrap().split_whitespace().next().unwrap().parse().unwrap() };
-    server.log().lines().filter(|l| l.contains(" loaded name=")).map(|l| field(l, " bytes=") + field(l, "base_bytes=")).collect()
+    let log = server.log();
+    log.lines().filter(|l| l.contains(" loaded name=")).map(|l| [field(l, " bytes="), field(l, " base_bytes=")]).collect()
 }
 
 async fn ask(server: &Server, model: &str) -> Value {
@@ -40,7 +41,7 @@ async fn the_model_that_was_used_least_recently_goes_and_comes_back() {
     for model in [BERT, DISTILBERT, ROBERTA] {
         expected.push(ask(&roomy, model).await);
     }
-    let sizes = sizes(&roomy);
+    let sizes: Vec<u64> = own_and_base(&roomy).iter().map(|bytes| bytes.iter().sum()).collect();
     drop(roomy);
     // Room for any two of them, whose files are a little larger than what comes of them, and not for all three.
     let budget = sizes.iter().sum::<u64>() - sizes.iter().min().unwrap() / 2;
@@ -62,6 +63,7 @@ async fn a_model_larger_than_the_budget_answers_alone() {
     assert_eq!(ask(&server, BERT).await, first);
     let (b, d) = (BERT, DISTILBERT);
     assert_eq!(moves(&server), [format!("+{b}"), format!("-{b}"), format!("+{d}"), format!("-{d}"), format!("+{b}")]);
+    assert_eq!(server.log().matches("is larger than budgets.models_bytes").count(), 3, "{}", server.log());
 }
 
 /// Everybody asks for what is just being dropped: a model in use ends its answers on what it has.
@@ -96,11 +98,8 @@ async fn adapters_of_one_base_share_its_bytes() {
             .ok();
         ask(&server, name).await;
     }
-    let base_bytes: Vec<String> =
-        server.log().lines().filter(|l| l.contains(" loaded name=")).map(|l| l.split("base_bytes=").nth(1).unwrap().to_owned()).collect();
-    assert_eq!(base_bytes.len(), 3);
     let weights = std::fs::metadata(format!("{FIXTURES}/bert-tiny/model.safetensors")).unwrap().len();
-    let sizes = sizes(&server);
-    let own: Vec<u64> = sizes.iter().map(|total| total - base_bytes[0].trim().parse::<u64>().unwrap()).collect();
-    assert!(own.iter().all(|bytes| *bytes < weights / 2), "an adapter counts what it adds: {own:?}");
+    let sizes = own_and_base(&server);
+    assert_eq!(sizes.len(), 3);
+    assert!(sizes.iter().all(|[own, base]| *own < weights / 2 && *base == sizes[0][1]), "an adapter counts what it adds: {sizes:?}");
 }

@@ -26,7 +26,7 @@ async fn a_job_that_was_paused_again_and_again_is_the_unbroken_one() {
             json!({"eval_steps": 20, "metric_for_best_model": "loss", "logging_steps": 5, "lr_scheduler_type": "cosine"}),
         ),
     ] {
-        let mut filing = slow_request(&file, 200);
+        let mut filing = slow_request(&file, 400);
         filing["training"].as_object_mut().unwrap().remove("save_steps");
         filing["training"].as_object_mut().unwrap().extend(training.as_object().unwrap().clone());
         filing["tuning"] = tuning.clone();

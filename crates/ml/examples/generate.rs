@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tunesmith_ml::infer::{Engine, EngineLimits, Event, Request, Sampling, ServedAdapter, ServedDecoder, Sink};
 use tunesmith_ml::models::{Stream, normal, write_safetensors};
+use tunesmith_ops::paged::PAGE;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -84,8 +85,13 @@ struct Bench {
 }
 
 impl Bench {
-    fn engine(&self, sequences: usize) -> Engine {
-        let limits = EngineLimits { cache_bytes: 1 << 30, max_sequences: sequences, prefill_tokens: PREFILL_TOKENS };
+    /// An engine whose cache has room for so many sequences of so many tokens: with more it would keep ended ones for those who ask the
+    /// same again, and the peak of memory would count them.
+    fn engine(&self, sequences: usize, tokens: usize) -> Engine {
+        let c = self.model.config();
+        let page_bytes = 2 * 4 * c.kv_heads * c.head_dim * c.layers.len() * PAGE;
+        let cache_bytes = sequences * tokens.div_ceil(PAGE) * page_bytes;
+        let limits = EngineLimits { cache_bytes, max_sequences: sequences, prefill_tokens: PREFILL_TOKENS };
         Engine::new(self.model.clone(), limits)
     }
 
@@ -109,7 +115,7 @@ impl Bench {
 
     /// Tokens per second of `sequences` prompts with `new` tokens each, the fastest run first.
     fn rates(&mut self, sequences: usize, prompt: usize, new: usize, counted: usize) -> Result<Vec<f64>, Failure> {
-        let mut engine = self.engine(sequences);
+        let mut engine = self.engine(sequences, prompt + new);
         let (mut rates, started) = (Vec::new(), Instant::now());
         // The first two runs warm up.
         while rates.len() < 5 || started.elapsed().as_secs_f64() < self.flags.seconds {
@@ -130,8 +136,9 @@ impl Bench {
 
     /// Milliseconds to the first token of short prompts that come while `others` sequences decode, the shortest first.
     fn first_tokens(&mut self, others: usize) -> Result<Vec<f64>, Failure> {
-        let (mut engine, seconds) = (self.engine(others + 1), self.flags.seconds);
+        let seconds = self.flags.seconds;
         let long = self.model.max_length() - SHORT;
+        let mut engine = self.engine(others + 1, self.model.max_length());
         let (send, requests) = channel::<Request>();
         (0..others).for_each(|_| engine.submit(self.request(SHORT, long, None)));
         std::thread::scope(|scope| {

@@ -50,7 +50,10 @@ fn detected() -> &'static Detected {
     })
 }
 
-/// Applies the wish of `TUNESMITH_ISA`: it may lower what the processor has, never raise it. An unknown word changes nothing.
+/// What `TUNESMITH_ISA` may be.
+pub const LOWERED: [&str; 3] = ["scalar", "avx2", "avx512"];
+
+/// Applies the wish of `TUNESMITH_ISA`, one of [`LOWERED`]: it may lower what the processor has, never raise it. Another word changes nothing.
 fn lower(best: Isa, bf16: bool, wish: Option<&str>) -> Detected {
     let isa = match (wish, best) {
         (Some("scalar"), _) => Isa::Scalar,

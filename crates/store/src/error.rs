@@ -181,12 +181,12 @@ pub enum StoreError {
         source: object_store::Error,
     },
     /// Any other failure of the file system.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {cause}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// The cause.
-        source: std::io::Error,
+        /// The cause; the message tells it, so it does not stand in the chain of sources too.
+        cause: std::io::Error,
     },
 }
 
@@ -202,7 +202,7 @@ impl StoreError {
         if is_full(&source) {
             return StoreError::DiskFull { what: path.display().to_string() };
         }
-        StoreError::Io { path, source }
+        StoreError::Io { path, cause: source }
     }
 
     /// An error of the object store; a full disk hides at the end of its chain of causes.

@@ -110,8 +110,9 @@ impl<'a> Run<'a> {
             }
             if (&earlier.kernel_set, &earlier.version) != (&state.kernel_set, &state.version) {
                 let message = format!(
-                    "resumed with other kernels ({}, version {}) than before ({}, version {}): losses may differ in the last bits",
-                    state.kernel_set, state.version, earlier.kernel_set, earlier.version
+                    "resumed in {} with other kernels ({}, version {}) than before ({}, version {}): losses may differ, where the arithmetic is \
+                     the same in the last bits",
+                    p.plan.dtype, state.kernel_set, state.version, earlier.kernel_set, earlier.version
                 );
                 observer.event(Level::Warn, message, json!({"kernel_set": state.kernel_set, "before": earlier.kernel_set}));
             }
