@@ -47,7 +47,7 @@ def both(found):
 def label(key):
     name, tuning, shape, batch, length, threads, *dtype = key
     size = shape or (f"{batch} × {length}" if batch else None)
-    words = [name.replace("_", " "), tuning, *dtype, size, f"{threads} threads"]
+    words = [name.replace("_", " "), tuning, *dtype, size, "1 thread" if threads == 1 else f"{threads} threads"]
     return ", ".join(str(w).replace(" x ", " × ") for w in words if w)
 
 
