@@ -15,8 +15,11 @@ use std::ops::Range;
 pub(super) const SLICE: usize = 1024;
 /// Most columns of c that are packed for at once: bounds the scratch.
 const COLUMNS: usize = 2048;
-/// Tiles of c's rows in a block: their packed slice (AVX-512: 96 × 1024 × 4 bytes) stays in the second-level cache.
-const BLOCK_TILES: usize = 8;
+/// Most tiles of c's rows in a block: their packed slice (AVX-512: 192 × 1024 × 4 bytes) stays in the second-level cache, and packing reads
+/// long enough a run of each row of a.
+const BLOCK_TILES: usize = 16;
+/// The same of a matrix unit, whose tiles are larger.
+const UNIT_TILES: usize = 8;
 /// Columns of b that a task packs.
 const PACKED_COLUMNS: usize = 192;
 /// Elements between the groups of a slab, so that the same step of all groups does not fall into one set of a cache. Room, too, for the
@@ -89,8 +92,9 @@ impl Transposed<'_> {
             }
         };
         let tiles = self.n.div_ceil(S::MR);
-        // As many blocks for each thread; few ones are shared out by chunks of their panels, each of which packs the block again.
-        let blocks = tiles.div_ceil(BLOCK_TILES).next_multiple_of(threads).min(tiles);
+        let most = if S::STEPS > 1 { UNIT_TILES } else { BLOCK_TILES };
+        // As many blocks for each thread, two at least; few ones are shared out by chunks of their panels, each of which packs the block again.
+        let blocks = tiles.div_ceil(most).max(2 * threads).next_multiple_of(threads).min(tiles);
         let chunks = (2 * threads).div_ceil(blocks).min(packing.panels);
         with_shared_scratch(packing.panels * packing.right_group, |right| {
             for from in (0..self.t).step_by(SLICE) {
