@@ -114,8 +114,8 @@ pub enum ServeDtype {
     #[value(alias = "bfloat16")]
     #[serde(alias = "bfloat16")]
     Bf16,
-    /// Weights and inputs rounded to int8: fastest where VNNI is the fastest unit (not beside AMX), slower than f32 without it; in a
-    /// quarter of the memory.
+    /// Weights and inputs rounded to int8: faster still on AMD with VNNI, not beside AMX, slower than f32 without VNNI; in a quarter of the
+    /// memory.
     Int8,
 }
 

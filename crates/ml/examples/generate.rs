@@ -13,9 +13,8 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tunesmith_ml::infer::{Engine, EngineLimits, Event, Request, Sampling, ServedAdapter, ServedDecoder, Sink};
+use tunesmith_ml::infer::{Engine, EngineLimits, Event, Request, Sampling, ServedAdapter, ServedDecoder, Sink, cache_bytes_of};
 use tunesmith_ml::models::{Stream, normal, write_safetensors};
-use tunesmith_ops::paged::PAGE;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -88,9 +87,7 @@ impl Bench {
     /// An engine whose cache has room for so many sequences of so many tokens: with more it would keep ended ones for those who ask the
     /// same again, and the peak of memory would count them.
     fn engine(&self, sequences: usize, tokens: usize) -> Engine {
-        let c = self.model.config();
-        let page_bytes = 2 * 4 * c.kv_heads * c.head_dim * c.layers.len() * PAGE;
-        let cache_bytes = sequences * tokens.div_ceil(PAGE) * page_bytes;
+        let cache_bytes = sequences * cache_bytes_of(&self.model, tokens);
         let limits = EngineLimits { cache_bytes, max_sequences: sequences, prefill_tokens: PREFILL_TOKENS };
         Engine::new(self.model.clone(), limits)
     }

@@ -43,14 +43,19 @@ struct Share {
     end: usize,
 }
 
+/// Bytes of the keys and values of a sequence of so many tokens, in whole pages.
+pub fn cache_bytes_of(model: &ServedDecoder, tokens: usize) -> usize {
+    let c = model.config();
+    2 * 4 * c.kv_heads * c.head_dim * c.layers.len() * tokens.next_multiple_of(PAGE)
+}
+
 impl Engine {
     /// An engine without work. The cache holds as many pages as fit, but not more than all sequences could fill.
     pub fn new(model: Arc<ServedDecoder>, limits: EngineLimits) -> Self {
         let c = model.config();
         let page_elements = c.kv_heads * c.head_dim * PAGE;
-        let page_bytes = 2 * 4 * page_elements * c.layers.len();
         let most = limits.max_sequences * model.max_length().div_ceil(PAGE);
-        let pages = (limits.cache_bytes / page_bytes).clamp(1, most.max(1));
+        let pages = (limits.cache_bytes / cache_bytes_of(&model, PAGE)).clamp(1, most.max(1));
         let layer = || LayerPages { k: vec![0.0; pages * page_elements], v: vec![0.0; pages * page_elements] };
         let layers = (0..c.layers.len()).map(|_| layer()).collect();
         Self { model, layers, pool: PagePool::new(pages), waiting: VecDeque::new(), running: Vec::new(), limits }

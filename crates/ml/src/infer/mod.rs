@@ -19,7 +19,7 @@ pub use classifier::{Answer, DEFAULT_THRESHOLD, ServedClassifier, classify};
 pub use constraint::{Constraint, Grammar};
 pub use decoder::{ServedAdapter, ServedDecoder};
 pub use encoder::{Asked, ServeDtype, ServedBase, ServedEncoder, answer};
-pub use engine::{Engine, EngineLimits};
+pub use engine::{Engine, EngineLimits, cache_bytes_of};
 pub use recipe::{Recipe, finish_vector};
 pub use sampling::{Sampling, likeliest, log_probabilities};
 pub use scores::{sigmoid, softmax};
